@@ -44,6 +44,22 @@ def assert_replays(fn: Function, *shapes: tuple[int, ...], dtype: torch.dtype = 
 # -- what replays
 
 
+def test_the_gradient_of_a_weight_comes_in_order_in_memory() -> None:
+    def gradient(w: Tensor, x: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            leaf = w.detach().requires_grad_()
+            hidden = vmap(F.linear)(x, leaf)
+            return list(torch.autograd.grad(hidden.square().sum(), [leaf]))
+
+    traced = Traced(gradient)
+    for seed in (0, 1):
+        w, x = values(seed, 4, 6, 5), values(seed + 7, 4, 3, 5)
+        (found,) = traced(w, x)
+        assert found.is_contiguous()
+        exact = 2 * (x.double() @ w.double().mT).mT @ x.double()
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 def in_place(x: Tensor) -> Tensor:
     y = x * 2
     y.add_(1).mul_(x)

@@ -68,12 +68,15 @@ class Trainer:
         self.module = task.initial(0)
         self.layout: Layout = flatten_module(self.module)[1]
         self._batched = batched
+        self._initial: tuple[int, Tensor] | None = None
         self._paths: dict[Objective, tuple[Path, Problem]] = {}
         self._kernels: dict[Any, Kernel] = {}
 
     def initial(self, seed: int) -> Tensor:
         """The vector [d] of a model initialised under `seed`."""
-        return flatten_module(self.task.initial(seed))[0].to(self.device)
+        if self._initial is None or self._initial[0] != seed:  # as a rule all peers start from one
+            self._initial = (seed, flatten_module(self.task.initial(seed))[0].to(self.device))
+        return self._initial[1].clone()
 
     def advance(
         self, vector: Tensor, gradient: Tensor, memory: dict[str, Tensor] | None, t: int, lr: float | None = None
