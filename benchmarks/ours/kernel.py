@@ -14,7 +14,6 @@ from shoal.engine.compute import Job
 from shoal.learning import Shard, Trainer
 from shoal.learning.batches import epochs, stream
 from shoal.learning.kernels import TrainInputs
-from shoal.optim.rule import zeros_like_state
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import key
 
@@ -41,7 +40,7 @@ def job(i: int, r: int) -> Job:
     else:
         schedule = stream(keys[i], size, work.batch, work.steps, r * work.steps * work.batch)
     start = model if together else models[i]
-    memory = zeros_like_state(rule, len(start), start)
+    memory = trainer.memory(start, keys[i])
     kernel = trainer.training(shards[i], schedule.batch, None, ())
     return Job(kernel, TrainInputs(start, shards[i], schedule, rule.lr, keys[i], 0, memory))
 

@@ -56,12 +56,12 @@ def task_of(work: Work) -> Task:
 
 def settings_of(work: Work, task: Task) -> dict[str, Any]:
     """Arguments of `simulate`: evaluation at the end only, of one peer, on one thread."""
-    from shoal.optim import sgd
+    from shoal.optim import SGD
 
     return {
         "task": task,
         "partition": (task.dataset.train, [torch.from_numpy(i) for i in shard_indices(work)]),
-        "optimizer": sgd(work.lr, momentum=work.momentum),
+        "optimizer": SGD.rule(work.lr, momentum=work.momentum),
         "peers": work.peers,
         "rounds": work.rounds,
         "batch": work.batch,

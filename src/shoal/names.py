@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ class Entry:
     """One thing with a name.
 
     Attributes:
-        target: "package.module:attribute".
+        target: "package.module:attribute", or "package.module:attribute.attribute".
         help: one line.
         positional: names of the arguments that may follow the colon without a name, as in `dirichlet:0.3`.
     """
@@ -29,7 +30,7 @@ class Entry:
     def load(self) -> Any:
         """Import and return it."""
         module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
 Table = Mapping[str, Entry]
@@ -140,8 +141,8 @@ ATTACKS: Table = {
 }
 
 OPTIMIZERS: Table = {
-    "sgd": Entry("shoal.optim:sgd", "SGD with optional momentum and weight decay", ("lr", "momentum")),
-    "adam": Entry("shoal.optim:adam", "Adam, with weight decay AdamW", ("lr",)),
+    "sgd": Entry("shoal.optim:SGD.rule", "SGD with optional momentum and weight decay", ("lr", "momentum")),
+    "adam": Entry("shoal.optim:Adam.rule", "Adam", ("lr",)),
 }
 
 KINDS: Mapping[str, Table] = {

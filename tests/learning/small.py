@@ -18,7 +18,7 @@ from shoal.learning.batches import stream as stream
 from shoal.learning.data import Data, Dataset
 from shoal.learning.kernels import GradientInputs, TrainInputs
 from shoal.learning.models import logistic, mlp, transformer
-from shoal.optim.rule import Rule, zeros_like_state
+from shoal.optim import Rule
 from shoal.tensors.random import key, normal
 
 Build = Callable[[], nn.Module]
@@ -89,7 +89,7 @@ def request(
 ) -> TrainInputs:
     """A training request from the model initialised under `seed`, with a fresh optimizer."""
     vector, rule = trainer.initial(seed), trainer.optimizer
-    memory = zeros_like_state(rule, len(vector), vector) if isinstance(rule, Rule) else None
+    memory = trainer.memory(vector, 0) if isinstance(rule, Rule) else None
     rate = lr if lr is not None else (rule.lr if isinstance(rule, Rule) else 0.0)
     return TrainInputs(vector, shard, schedule, rate, key(seed, "noise"), first_step, memory)
 

@@ -15,19 +15,19 @@ from torch import nn
 from shoal.engine.compute import Job, Kernel, Pool
 from shoal.learning import Learner, Trainer
 from shoal.learning.kernels import GradientInputs, TrainInputs
-from shoal.optim import Rule, adam, sgd
+from shoal.optim import SGD, Adam, AdamW, Rule
 
 from . import small
 
 ROWS = 40
 MODELS = ("logistic", "mlp", "odd mlp", "images", "characters")
 RULES = {
-    "sgd": sgd(0.2),
-    "momentum": sgd(0.1, momentum=0.9),
-    "nesterov": sgd(0.1, momentum=0.9, nesterov=True),
-    "decay": sgd(0.1, momentum=0.5, weight_decay=0.01),
-    "adam": adam(0.05),
-    "adamw": adam(0.05, weight_decay=0.1),
+    "sgd": SGD.rule(0.2),
+    "momentum": SGD.rule(0.1, momentum=0.9),
+    "nesterov": SGD.rule(0.1, momentum=0.9, nesterov=True),
+    "decay": SGD.rule(0.1, momentum=0.5, weight_decay=0.01),
+    "adam": Adam.rule(0.05),
+    "adamw": AdamW.rule(0.05, weight_decay=0.1),
 }
 ACTIVATIONS = {  # those whose last entries torch computes by another formula than the rest, and two that it does not
     "gelu": nn.GELU,
@@ -104,7 +104,7 @@ def test_every_activation_gives_the_same_bits_in_any_chunks(activation: str, dty
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(9, 7), ACTIVATIONS[activation](), nn.Linear(7, 4)).to(dtype)
 
-    trainer = Trainer(small.of_module(build, small.classification(dtype=dtype)), sgd(1.0), batch=3)
+    trainer = Trainer(small.of_module(build, small.classification(dtype=dtype)), SGD.rule(1.0), batch=3)
     assert_any_grouping(trainer, requests(trainer, random.Random(4)), (2, 5, None))
 
 
@@ -122,7 +122,7 @@ def test_models_and_batches_of_any_size_give_the_same_bits(
 ) -> None:
     dataset = small.classification(width=width, classes=3)
     task = small.of_module(lambda: nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 3)), dataset)
-    trainer = Trainer(task, sgd(0.5, momentum=0.9), batch=batch)
+    trainer = Trainer(task, SGD.rule(0.5, momentum=0.9), batch=batch)
     inputs = requests(trainer, random.Random(seed), rows=rows, batch=batch)
     assert_any_grouping(trainer, inputs, (chunk,))
 
@@ -160,7 +160,7 @@ def test_requests_by_steps_and_by_epochs_may_meet_in_one_chunk() -> None:
 
 @pytest.mark.parametrize("model", ["odd mlp", "images", "characters"])
 def test_gradients_are_the_same_bits_in_any_chunks(model: str) -> None:
-    trainer = Trainer(small.task(model), sgd(), batch=3)
+    trainer = Trainer(small.task(model), SGD.rule(), batch=3)
     data = trainer.task.dataset.train
     weights = torch.full((3,), 1 / 3)
     inputs = []

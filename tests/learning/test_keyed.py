@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shoal.learning import Learner, Net, Trainer
 from shoal.learning.kernels import GradientInputs
 from shoal.learning.keyed import KeyedRandomness
-from shoal.optim import sgd
+from shoal.optim import SGD
 
 from . import small
 
@@ -116,7 +116,7 @@ def test_both_paths_drop_the_same(schedule: small.Schedule) -> None:
     """In ragged batches too: the draws of a batch's samples do not depend on its padding."""
     vectors = []
     for batched in (None, False):
-        trainer = Trainer(task(torch.float64), sgd(0.1), batch=4, batched=batched)
+        trainer = Trainer(task(torch.float64), SGD.rule(0.1), batch=4, batched=batched)
         shard = small.shards(trainer.task.dataset.train, [11])[0]
         vectors.append(small.trained(trainer, small.request(trainer, shard, schedule)))
     assert small.close(*vectors, 1e-12)
@@ -124,7 +124,7 @@ def test_both_paths_drop_the_same(schedule: small.Schedule) -> None:
 
 @pytest.mark.parametrize("batched", [None, False])
 def test_gradients_drop_by_the_key_and_nothing_else(batched: bool | None) -> None:
-    trainer = Trainer(task(), sgd(), batched=batched)
+    trainer = Trainer(task(), SGD.rule(), batched=batched)
     data = trainer.task.dataset.train
     shard = small.shards(data, [11])[0]
     kernel = trainer.gradient(shard, 8, None, ())
@@ -153,7 +153,7 @@ def test_every_step_of_every_peer_drops_other_units(batched: bool | None) -> Non
     module = nn.Sequential(nn.Linear(9, 64), nn.Dropout(0.5), nn.Linear(64, 4))
     own = small.of_module(lambda: copy.deepcopy(module), data)
     pieces = small.shards(data.train, [1, 1, 1])
-    small.world_of(own, protocol, pieces, sgd(0.1), batch=1, batched=batched)
+    small.world_of(own, protocol, pieces, SGD.rule(0.1), batch=1, batched=batched)
     assert len(seen) == 45
     assert len(set(seen)) == 45
 
@@ -168,7 +168,7 @@ def test_every_gradient_on_the_next_batch_drops_other_units() -> None:
 
     module = nn.Sequential(nn.Linear(9, 64), nn.Dropout(0.5), nn.Linear(64, 4))
     own = small.of_module(lambda: copy.deepcopy(module), data)
-    small.world_of(own, protocol, small.shards(data.train, [1, 1]), sgd(0.1), batch=1)
+    small.world_of(own, protocol, small.shards(data.train, [1, 1]), SGD.rule(0.1), batch=1)
     assert len(set(seen)) == 8
 
 
@@ -182,7 +182,7 @@ def test_training_cut_in_two_drops_what_it_drops_at_once(batched: bool | None) -
         await me.train(steps=5)
 
     shard = small.shards(task().dataset.train, [11])[0]
-    a, b = (small.alone(task(), protocol, shard, sgd(0.1), batched=batched).model for protocol in (halves, whole))
+    a, b = (small.alone(task(), protocol, shard, SGD.rule(0.1), batched=batched).model for protocol in (halves, whole))
     assert torch.equal(a, b)
 
 
@@ -199,8 +199,8 @@ def test_an_objective_may_draw_too(batched: bool | None) -> None:
     plain = small.task("mlp")
     shard = small.shards(plain.dataset.train, [11])[0]
     state = torch.get_rng_state()
-    a, b = (small.alone(plain, protocol, shard, sgd(0.1), batched=batched, seed=seed).model for seed in (1, 1))
-    other = small.alone(plain, protocol, shard, sgd(0.1), batched=batched, seed=2).model
+    a, b = (small.alone(plain, protocol, shard, SGD.rule(0.1), batched=batched, seed=seed).model for seed in (1, 1))
+    other = small.alone(plain, protocol, shard, SGD.rule(0.1), batched=batched, seed=2).model
     assert torch.equal(a, b)
     assert not torch.equal(a, other)
     assert torch.equal(state, torch.get_rng_state())
@@ -226,5 +226,5 @@ def test_a_model_that_draws_in_evaluation_is_evaluated_alike_each_time() -> None
         scores.append(await me.evaluate())
         scores.append(await me.evaluate())
 
-    small.world_of(own, protocol, small.shards(own.dataset.train, [20]), sgd(0.1))
+    small.world_of(own, protocol, small.shards(own.dataset.train, [20]), SGD.rule(0.1))
     assert scores[0] == scores[1]

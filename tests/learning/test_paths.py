@@ -14,18 +14,18 @@ from shoal.learning import Learner, Shard, Trainer
 from shoal.learning.kernels import TrainInputs
 from shoal.learning.objective import Supervised
 from shoal.learning.trainer import Path
-from shoal.optim import Rule, adam, sgd
+from shoal.optim import SGD, Adam, AdamW, Rule
 from shoal.tensors.layout import flatten_module
 
 from . import small
 
 TORCH = {
-    "sgd": (sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    "sgd": (SGD.rule(0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
     "nesterov": (
-        sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        SGD.rule(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     ),
-    "adamw": (adam(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
+    "adamw": (AdamW.rule(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
 }
 
 
@@ -92,13 +92,13 @@ def test_a_torch_optimizer_through_a_factory_is_the_same_as_its_rule(rule: str) 
 def test_gradients_agree_with_autograd_on_both_paths() -> None:
     task = small.task("odd mlp", torch.float64)
     data = task.dataset.train
-    for trainer in pair(task, sgd()):
+    for trainer in pair(task, SGD.rule()):
         results: dict[int, Tensor] = {}
 
         async def ask(me: Learner, results: dict[int, Tensor] = results) -> None:
             results[me.id] = await me.gradient(data=data[: 5 + me.id], size=None)
 
-        small.world_of(task, ask, small.shards(data, [4, 4, 4]), sgd(), trainer=trainer)
+        small.world_of(task, ask, small.shards(data, [4, 4, 4]), SGD.rule(), trainer=trainer)
         for id, gradient in results.items():
             module = task.initial(0)
             entropy(module(data.inputs[: 5 + id]), data.targets[: 5 + id]).mean().backward()
@@ -133,7 +133,7 @@ def test_shared_summed_unused_and_frozen_parameters_are_trained_as_in_torch(rule
     shard, schedule = small.shards(task.dataset.train, [11])[0], small.epochs(4, 11, 4, 3, 0)
     stacked, single = both_ways(task, TORCH[rule][0], schedule, shard)
     assert small.close(stacked.vector, single.vector, 1e-12)
-    layout = Trainer(task, sgd()).layout
+    layout = Trainer(task, SGD.rule()).layout
     assert "second.weight" not in layout
     parts = layout.unflatten(single.vector)
     assert torch.equal(parts["frozen"], torch.full((9,), 0.5, dtype=torch.float64))
@@ -174,7 +174,7 @@ def test_a_gradient_that_is_expanded_can_be_used_up(rule: str) -> None:
 
 def path_of(module: Any, dataset: Any = None, objective: Any = None) -> Path:
     task = small.of_module(module, dataset)
-    trainer = Trainer(task, sgd(0.1), batch=4)
+    trainer = Trainer(task, SGD.rule(0.1), batch=4)
     shard = small.shards(task.dataset.train, [10])[0]
     path, _ = trainer.path(objective or Supervised(task.loss), shard)
     for kernel in (trainer.training(shard, 4, objective, ()), trainer.gradient(shard, 4, objective, ())):
@@ -323,7 +323,7 @@ def test_what_can_be_stacked_is(name: str) -> None:
 
 
 def test_one_by_one_for_the_asking() -> None:
-    trainer = Trainer(small.task("mlp"), sgd(), batched=False)
+    trainer = Trainer(small.task("mlp"), SGD.rule(), batched=False)
     kernel = trainer.training(small.shards(trainer.task.dataset.train, [5])[0], 4, None, ())
     assert (kernel.path, kernel.why) == ("one by one", "asked for")
 
@@ -340,7 +340,7 @@ def test_every_module_can_be_trained_twice_alike_on_its_path(name: str) -> None:
     """Whoever trained before in the same thread, and whatever torch's generator has drawn."""
     module = STACKED[name] if name in STACKED else ONE_BY_ONE[name][0]
     task = small.of_module(module)
-    trainer = Trainer(task, sgd(0.1, momentum=0.9), batch=4)
+    trainer = Trainer(task, SGD.rule(0.1, momentum=0.9), batch=4)
     shard = small.shards(task.dataset.train, [10])[0]
     kernel = trainer.training(shard, 4, None, ())
 
@@ -387,7 +387,7 @@ def test_running_statistics_are_trained_and_carried_in_the_vector(rule: str) -> 
 def test_a_moving_average_in_a_buffer_is_carried_in_the_vector() -> None:
     task = small.of_module(lambda: Moving(False).double(), small.classification(dtype=torch.float64))
     shard, schedule = small.shards(task.dataset.train, [11])[0], small.stream(1, 11, 4, 5, 0)
-    trainer = Trainer(task, sgd(0.1))
+    trainer = Trainer(task, SGD.rule(0.1))
     module = task.initial(0)
     small.torch_loop(module, torch.optim.SGD(module.parameters(), lr=0.1), entropy, shard, schedule)
     vector = small.trained(trainer, small.request(trainer, shard, schedule))
@@ -405,7 +405,7 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them() -> None:
         seen.update(await me.evaluate())
         assert me.model is before
 
-    me = small.alone(task, train, small.shards(task.dataset.train, [20])[0], sgd(0.1))
+    me = small.alone(task, train, small.shards(task.dataset.train, [20])[0], SGD.rule(0.1))
     module = task.initial(0)
     module.load_state_dict({name: part.clone() for name, part in me.layout.unflatten(me.model).items()})
     module.eval()
@@ -417,7 +417,7 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them() -> None:
     assert seen["accuracy"] == pytest.approx(float((output.argmax(1) == targets).double().mean()))
 
 
-@pytest.mark.parametrize("rule", [sgd(0.1), adam(0.01)])
+@pytest.mark.parametrize("rule", [SGD.rule(0.1), Adam.rule(0.01)])
 def test_a_padded_batch_does_not_show_in_a_model_whose_samples_touch_each_other(rule: Rule) -> None:
     """Batch normalisation without running statistics: padding would shift the batch's mean."""
 

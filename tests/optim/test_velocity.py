@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.optim import Momentum, Rule
+from shoal.optim import Momentum, Param, Rule
 from shoal.optim.velocity import CorrectedVelocity, Velocity
 from tests.restatements import linear_scaling_warmup as restated
 
@@ -18,11 +18,12 @@ def gradient(w: np.ndarray, t: int) -> np.ndarray:
 
 def trajectory(rule: Rule, lrs: list[float]) -> np.ndarray:
     w = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
-    state = {name: [torch.zeros_like(w)] for name in rule.buffers}
+    param = Param("w", (3,))
+    state = rule.views(rule.memory({"w": w}), [param])
     points = [w.clone()]
     for t, lr in enumerate(lrs):
         g = torch.from_numpy(gradient(w.numpy(), t))
-        rule.step([w], [g], state, torch.tensor(t + 1.0, dtype=torch.float64), torch.tensor(lr, dtype=torch.float64))
+        rule.step([param], [w], [g], state, t + 1.0, lr)
         points.append(w.clone())
     return torch.stack(points).numpy()
 

@@ -14,7 +14,7 @@ from shoal.learning import Shard, Task
 from shoal.learning.batches import batches, stream
 from shoal.learning.data import Data, Dataset, iid, load
 from shoal.learning.data.partitions import Partition
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.papers import disrupted_dfl as paper
 from shoal.protocols import DecAvg
 from shoal.tensors.random import key
@@ -111,7 +111,7 @@ def test_decavg_follows_the_restatement_with_and_without_relays(
 ) -> None:
     trajectory, _ = expected(task, graph, relays, 4, momentum)
     for rounds in (1, 4):
-        got = run(task, graph, rounds, relays, optimizer=sgd(momentum=momentum))
+        got = run(task, graph, rounds, relays, optimizer=SGD.rule(momentum=momentum))
         np.testing.assert_allclose(np.stack(list(got.values())), trajectory[rounds], rtol=0, atol=1e-9)
 
 

@@ -16,7 +16,7 @@ from shoal.aggregation import consensus
 from shoal.learning import Shard, Task
 from shoal.learning.batches import batches, stream
 from shoal.learning.data import Data, Dataset, contiguous, load
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.papers import dsgd_sam as paper
 from shoal.tensors.random import key
 from shoal.topology import complete, ring
@@ -68,7 +68,7 @@ def run(protocol: str, task: Task, rounds: int, momentum: float, **more: Any) ->
         rounds=rounds,
         batch=BATCH,
         seed=SEED,
-        optimizer=sgd(0.3, momentum=momentum),
+        optimizer=SGD.rule(0.3, momentum=momentum),
         init="independent" if protocol == "dsgd" else "common",
         **more,
     )

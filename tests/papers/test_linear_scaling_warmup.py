@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shoal.learning.data import load
-from shoal.optim import Momentum, Rule, WeightDecay, sgd
+from shoal.optim import SGD, Momentum, Rule, WeightDecay
 from shoal.optim.schedules import gradual_warmup, step_decay
 from shoal.papers import linear_scaling_warmup as paper
 from shoal.tensors import normal
@@ -128,4 +128,4 @@ def test_rates_are_scaled_by_the_workers_and_warmed_up_over_the_first_epoch(
 
 
 def test_momentum_is_nesterovs_with_decay() -> None:
-    assert paper.RULE.chain == sgd(momentum=0.9, nesterov=True, weight_decay=1e-4).chain
+    assert paper.RULE == SGD.rule(paper.RULE.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)

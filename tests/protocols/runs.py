@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shoal import Run, simulate
 from shoal.learning import Task, squared_error
 from shoal.learning.data import Data, Dataset
-from shoal.optim import Rule, sgd
+from shoal.optim import SGD, Rule
 from shoal.tensors.random import key, normal
 
 WIDTH, OUTPUTS = 3, 2
@@ -53,7 +53,7 @@ def run(protocol: Any, task: Task, pieces: tuple[Data, list[Tensor]], rule: Rule
         protocol,
         task=task,
         partition=pieces,
-        optimizer=rule or sgd(0.1),
+        optimizer=rule or SGD.rule(0.1),
         peers=len(pieces[1]),
         **{**options, **settings},
     )
@@ -68,7 +68,7 @@ def start(task: Task, seed: int = 3, peer: int | None = None) -> Tensor:
 
 def nothing() -> Rule:
     """A rule that does not move: what is left of a protocol is its mixing."""
-    return sgd(0.0)
+    return SGD.rule(0.0)
 
 
 def stack(run: Run) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.engine import Crash, Link, Restart
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import DSGD
 from shoal.topology import complete, exponential, one_peer_exponential, ring
 
@@ -34,7 +34,7 @@ def test_each_round_mixes_the_models_and_adds_the_local_change(sizes: list[int],
             local = local - LR * torch.stack([runs.gradient(v, data, r) for v, r in zip(local, pieces, strict=True)])
         x = w @ x + (local - x)
     run = runs.run(
-        DSGD(steps), task, (data, pieces), sgd(LR), topology=topology, batch=0, rounds=rounds, init="independent"
+        DSGD(steps), task, (data, pieces), SGD.rule(LR), topology=topology, batch=0, rounds=rounds, init="independent"
     )
     torch.testing.assert_close(runs.stack(run), x, rtol=1e-12, atol=1e-13)
 
@@ -47,7 +47,7 @@ def test_the_mean_model_goes_along_the_mean_gradient(topology: Any) -> None:
     data, pieces = runs.partition(task, [6] * n)
     x = torch.stack([runs.start(task, peer=i) for i in range(n)])
     mean_gradient = torch.stack([runs.gradient(v, data, rows) for v, rows in zip(x, pieces, strict=True)]).mean(0)
-    run = runs.run(DSGD(), task, (data, pieces), sgd(LR), topology=topology, batch=0, init="independent")
+    run = runs.run(DSGD(), task, (data, pieces), SGD.rule(LR), topology=topology, batch=0, init="independent")
     torch.testing.assert_close(runs.stack(run).mean(0), x.mean(0) - LR * mean_gradient, rtol=1e-12, atol=1e-13)
 
 
@@ -55,7 +55,7 @@ def test_on_a_complete_graph_from_a_common_start_it_is_gradient_descent_for_one_
     task = runs.regression()
     data, pieces = runs.partition(task, [6] * 4)
     x = runs.start(task)
-    run = runs.run(DSGD(), task, (data, pieces), sgd(LR), topology=complete(4), batch=0)
+    run = runs.run(DSGD(), task, (data, pieces), SGD.rule(LR), topology=complete(4), batch=0)
     expected = x - LR * runs.gradient(x, data, torch.cat(pieces))
     torch.testing.assert_close(runs.stack(run).mean(0), expected, rtol=1e-12, atol=1e-13)
 
@@ -77,7 +77,7 @@ def test_it_converges_to_its_fixed_point_near_the_optimum() -> None:
     zero = torch.zeros(4 * runs.SIZE, dtype=torch.float64)
     system = torch.func.jacrev(field)(zero)
     fixed = torch.linalg.solve(system, -field(zero)).view(4, runs.SIZE)
-    run = runs.run(DSGD(), task, (data, pieces), sgd(0.3), topology=topology, batch=0, rounds=250, evaluate=10_000)
+    run = runs.run(DSGD(), task, (data, pieces), SGD.rule(0.3), topology=topology, batch=0, rounds=250, evaluate=10_000)
     torch.testing.assert_close(runs.stack(run), fixed, rtol=1e-9, atol=1e-9)
     at_mean = runs.gradient(fixed.mean(0), data, torch.cat(pieces))
     assert 1e-6 < float(at_mean.norm()) < 0.1
@@ -99,7 +99,7 @@ def test_momentum_lives_with_each_peer() -> None:
     """Two peers with equal data and start stay equal, and do what one of them does alone."""
     task = runs.regression(10)
     pieces = runs.same(task, 2)
-    rule = sgd(LR, momentum=0.8)
+    rule = SGD.rule(LR, momentum=0.8)
     both = runs.stack(runs.run(DSGD(), task, pieces, rule, batch=0, rounds=5))
     alone = runs.stack(runs.run("isolated:1", task, (pieces[0], pieces[1][:1]), rule, batch=0, rounds=5))
     torch.testing.assert_close(both, alone.expand(2, -1), rtol=1e-12, atol=1e-13)
@@ -116,7 +116,7 @@ def test_momentum_lives_with_each_peer() -> None:
 def test_it_goes_on_without_those_who_are_gone_and_with_what_is_lost(settings: dict[str, Any]) -> None:
     task = runs.regression()
     run = runs.run(
-        DSGD(), task, runs.partition(task, [5] * 5), sgd(LR), topology=ring(5), batch=4, rounds=15, **settings
+        DSGD(), task, runs.partition(task, [5] * 5), SGD.rule(LR), topology=ring(5), batch=4, rounds=15, **settings
     )
     assert run.status == "finished"
     curve = run.curve("loss", peer=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal import Run
 from shoal.engine import Crash, Device, Leave, Link, Restart
-from shoal.optim import adam, sgd
+from shoal.optim import SGD, Adam
 from shoal.protocols import FedAvg
 
 from . import runs
@@ -89,7 +89,7 @@ def test_the_runs_own_batch_is_the_default() -> None:
 
 def test_clients_do_not_carry_their_momentum_from_round_to_round() -> None:
     """One whole-batch step a round: momentum has nothing to add if it starts from 0 each time."""
-    plain, heavy = (served(fedavg(WHOLE, rounds=4, rule=rule)) for rule in (sgd(LR), sgd(LR, momentum=0.9)))
+    plain, heavy = (served(fedavg(WHOLE, rounds=4, rule=rule)) for rule in (SGD.rule(LR), SGD.rule(LR, momentum=0.9)))
     torch.testing.assert_close(plain, heavy, rtol=1e-12, atol=1e-13)
 
 
@@ -141,7 +141,7 @@ def test_an_impossible_fraction_is_refused(fraction: float) -> None:
 
 
 def test_a_server_step_of_rate_one_is_the_average() -> None:
-    plain, stepped = (served(fedavg(FedAvg(2 / 3, server=rule), rounds=3)) for rule in (None, sgd(1.0)))
+    plain, stepped = (served(fedavg(FedAvg(2 / 3, server=rule), rounds=3)) for rule in (None, SGD.rule(1.0)))
     torch.testing.assert_close(plain, stepped, rtol=1e-12, atol=1e-13)
 
 
@@ -151,7 +151,7 @@ def test_server_momentum_runs_along_the_pseudo_gradient() -> None:
     for _ in range(5):
         m = 0.9 * m + LR * runs.gradient(w, data, torch.cat(pieces))  # w - average, for one whole-batch step
         w = w - 0.5 * m
-    found = served(fedavg(FedAvg(batch=None, server=sgd(0.5, momentum=0.9)), rounds=5))
+    found = served(fedavg(FedAvg(batch=None, server=SGD.rule(0.5, momentum=0.9)), rounds=5))
     torch.testing.assert_close(found, w, rtol=1e-12, atol=1e-13)
 
 
@@ -162,7 +162,7 @@ def test_server_adam_is_torchs_on_the_pseudo_gradient() -> None:
     for _ in range(5):
         w.grad = LR * runs.gradient(w.detach(), data, torch.cat(pieces))
         optimizer.step()
-    found = served(fedavg(FedAvg(batch=None, server=adam(0.05)), rounds=5))
+    found = served(fedavg(FedAvg(batch=None, server=Adam.rule(0.05)), rounds=5))
     torch.testing.assert_close(found, w.detach(), rtol=1e-10, atol=1e-12)
 
 

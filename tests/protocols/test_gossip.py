@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.engine import Crash, Leave, Link, Partition, Restart
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import Gossip
 from shoal.topology import Topology, complete, exponential, one_peer_exponential, random_matching, ring, star, torus
 
@@ -82,7 +82,8 @@ def test_a_complete_graph_agrees_after_one_round() -> None:
 def test_a_single_peer_only_trains() -> None:
     task = runs.regression()
     alone, gossip = (
-        runs.run(name, task, runs.partition(task, [20]), sgd(0.1), rounds=3, batch=4) for name in ("isolated", "gossip")
+        runs.run(name, task, runs.partition(task, [20]), SGD.rule(0.1), rounds=3, batch=4)
+        for name in ("isolated", "gossip")
     )
     assert torch.equal(runs.stack(alone), runs.stack(gossip))
 
@@ -94,10 +95,10 @@ def test_with_equal_data_and_a_common_start_everybody_does_what_one_peer_does(na
     pieces = runs.same(task, topology.n)
     settings: dict[str, Any] = {"batch": 0, "rounds": 4}
     together = runs.stack(
-        runs.run(Gossip(steps=3), task, pieces, sgd(0.2, momentum=0.5), topology=topology, **settings)
+        runs.run(Gossip(steps=3), task, pieces, SGD.rule(0.2, momentum=0.5), topology=topology, **settings)
     )
     one = (pieces[0], pieces[1][:1])
-    alone = runs.stack(runs.run("isolated:3", task, one, sgd(0.2, momentum=0.5), **settings))
+    alone = runs.stack(runs.run("isolated:3", task, one, SGD.rule(0.2, momentum=0.5), **settings))
     torch.testing.assert_close(together, alone.expand(topology.n, -1), rtol=1e-12, atol=1e-13)
 
 
@@ -112,7 +113,7 @@ def test_each_round_is_local_steps_and_then_the_weighted_mean(sizes: list[int], 
         for _ in range(steps):
             x = x - 0.1 * torch.stack([runs.gradient(w, data, rows) for w, rows in zip(x, pieces, strict=True)])
         x = torch.from_numpy(topology.matrix(r)) @ x
-    run = runs.run(Gossip(steps), task, (data, pieces), sgd(0.1), topology=topology, batch=0, rounds=rounds)
+    run = runs.run(Gossip(steps), task, (data, pieces), SGD.rule(0.1), topology=topology, batch=0, rounds=rounds)
     torch.testing.assert_close(runs.stack(run), x, rtol=1e-12, atol=1e-13)
 
 
@@ -185,7 +186,7 @@ def test_everybody_who_is_there_finishes_all_rounds(faults: list[Any]) -> None:
         Gossip(steps=2),
         task,
         runs.partition(task, [5] * 6),
-        sgd(0.1),
+        SGD.rule(0.1),
         topology=ring(6),
         rounds=12,
         batch=4,
@@ -204,7 +205,7 @@ def test_same_seed_same_run_other_seed_other_run() -> None:
     pieces = runs.partition(task, [5] * 6)
     settings: dict[str, Any] = {"network": "mobile", "faults": "random:0.5", "batch": 2, "rounds": 6}
     first, again, other = (
-        runs.run("gossip:2", task, pieces, sgd(0.1), topology=ring(6), seed=seed, **settings) for seed in (1, 1, 2)
+        runs.run("gossip:2", task, pieces, SGD.rule(0.1), topology=ring(6), seed=seed, **settings) for seed in (1, 1, 2)
     )
     assert first.metrics_csv() == again.metrics_csv()
     assert all(torch.equal(first.models[i], again.models[i]) for i in first.models)

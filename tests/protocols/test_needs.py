@@ -10,7 +10,7 @@ import torch
 
 from shoal.engine import Refused
 from shoal.learning import Learner
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import Centralised, DecAvg, Isolated, Needs, SynchronousSGD
 from shoal.topology import Topology, from_edges, is_connected, ring
 
@@ -95,7 +95,7 @@ def test_only_who_needs_a_server_gets_one() -> None:
 def test_the_oracle_is_one_peer_with_all_data() -> None:
     task = runs.regression(24)
     data, pieces = runs.partition(task, [8] * 3)
-    run = runs.run(Centralised(steps=2), task, (data, pieces), sgd(0.1), batch=0, rounds=4)
+    run = runs.run(Centralised(steps=2), task, (data, pieces), SGD.rule(0.1), batch=0, rounds=4)
     w = runs.start(task)
     for _ in range(8):
         w = w - 0.1 * runs.gradient(w, data)
@@ -106,7 +106,7 @@ def test_the_oracle_is_one_peer_with_all_data() -> None:
 def test_the_floor_is_everybody_with_their_own_data() -> None:
     task = runs.regression()
     data, pieces = runs.partition(task, [8, 3, 5])
-    run = runs.run(Isolated(steps=2), task, (data, pieces), sgd(0.1), batch=0, rounds=4, topology=ring(3))
+    run = runs.run(Isolated(steps=2), task, (data, pieces), SGD.rule(0.1), batch=0, rounds=4, topology=ring(3))
     for i, rows in enumerate(pieces):
         w = runs.start(task)
         for _ in range(8):

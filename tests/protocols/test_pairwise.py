@@ -11,7 +11,7 @@ from torch import Tensor
 from shoal import Run
 from shoal.engine import Crash, Device, Link, Restart
 from shoal.learning import Learner
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import Pairwise
 from shoal.topology import exponential, ring, star
 
@@ -56,7 +56,7 @@ def test_with_steps_the_sum_changes_by_the_steps_alone(monkeypatch: pytest.Monke
         return change
 
     monkeypatch.setattr(Learner, "update", noted)
-    after = runs.stack(pairwise(sgd(0.1, momentum=0.5), devices=UNEQUAL, network=SLOW))
+    after = runs.stack(pairwise(SGD.rule(0.1, momentum=0.5), devices=UNEQUAL, network=SLOW))
     assert len(changes) == 6 * 12
     expected = starts().sum(0) + torch.stack(changes).sum(0)
     torch.testing.assert_close(after.sum(0), expected, rtol=1e-11, atol=1e-11)
@@ -72,7 +72,7 @@ def test_two_peers_are_equal_after_a_meeting() -> None:
 
 def test_nobody_waits_for_a_slow_peer() -> None:
     """9 peers out of 10 rounds of 2 steps of 0.01 s are done at 0.2 s, however long the last one takes."""
-    run = pairwise(sgd(0.1), devices=[Device(0.01)] * 5 + [Device(1.0)], rounds=10)
+    run = pairwise(SGD.rule(0.1), devices=[Device(0.01)] * 5 + [Device(1.0)], rounds=10)
     ends = {i: max(row[0] for row in run.metrics if row[3] == i and row[1] == 10) for i in range(6)}
     assert max(ends[i] for i in range(5)) == pytest.approx(0.2)
     assert ends[5] == pytest.approx(20.0)
@@ -88,7 +88,7 @@ def test_a_step_goes_on_top_of_what_the_model_has_become_meanwhile() -> None:
         Pairwise(steps=1),
         task,
         (data, pieces),
-        sgd(0.1),
+        SGD.rule(0.1),
         rounds=1,
         devices=devices,
         batch=0,
@@ -110,7 +110,7 @@ def test_a_step_goes_on_top_of_what_the_model_has_become_meanwhile() -> None:
     ],
 )
 def test_it_goes_on_without_those_who_are_gone_and_with_what_is_lost(settings: dict[str, Any]) -> None:
-    run = pairwise(sgd(0.1), init="common", **settings)
+    run = pairwise(SGD.rule(0.1), init="common", **settings)
     assert run.status == "finished"
     curve = run.curve("loss", peer=0)
     assert curve[-1, 0] == 12
@@ -121,6 +121,7 @@ def test_without_neighbours_it_is_training_alone() -> None:
     task = runs.regression()
     pieces = runs.partition(task, [10])
     a, b = (
-        runs.stack(runs.run(name, task, pieces, sgd(0.1), rounds=3, batch=4)) for name in ("pairwise:2", "isolated:2")
+        runs.stack(runs.run(name, task, pieces, SGD.rule(0.1), rounds=3, batch=4))
+        for name in ("pairwise:2", "isolated:2")
     )
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.engine import Link, Refused, ShoalError
-from shoal.optim import Rule, sgd
+from shoal.optim import SGD, Rule
 from shoal.optim.schedules import constant, gradual_warmup, step_decay
 from shoal.protocols import SynchronousSGD
 from shoal.tensors.random import shuffled
@@ -48,7 +48,7 @@ def test_the_trajectory_is_the_restatements(workers: int, n: int, seed: int, mom
     expected = restated.data_parallel_sgd(
         runs.start(task).numpy(), seen, summed, [schedule(t) for t in range(steps)], momentum, 1e-2
     )
-    rule = sgd(momentum=momentum, weight_decay=1e-2)
+    rule = SGD.rule(momentum=momentum, weight_decay=1e-2)
     found = run(SynchronousSGD(n, schedule, seed), workers, rule, rounds=steps)
     np.testing.assert_allclose(found.numpy(), np.tile(expected[-1], (workers, 1)), rtol=1e-11, atol=1e-13)
 
@@ -59,12 +59,12 @@ def test_workers_that_cover_the_set_in_a_step_are_gradient_descent(workers: int)
     w = runs.start(task)
     for _ in range(5):
         w = w - 0.3 * runs.gradient(w, task.dataset.train)
-    found = run(SynchronousSGD(SAMPLES // workers), workers, sgd(0.3), rounds=5)
+    found = run(SynchronousSGD(SAMPLES // workers), workers, SGD.rule(0.3), rounds=5)
     torch.testing.assert_close(found, w.expand(workers, -1), rtol=1e-12, atol=1e-13)
 
 
 def test_all_workers_stay_equal_bit_for_bit() -> None:
-    found = run(SynchronousSGD(4, constant(0.1)), 5, sgd(momentum=0.9), rounds=20)
+    found = run(SynchronousSGD(4, constant(0.1)), 5, SGD.rule(momentum=0.9), rounds=20)
     assert all(torch.equal(found[0], row) for row in found)
 
 
@@ -78,7 +78,10 @@ def test_an_epoch_shows_every_worker_other_samples_and_the_next_one_another_orde
 
 
 def test_without_a_schedule_the_optimizers_own_rate_counts() -> None:
-    own, given_ = run(SynchronousSGD(5), 3, sgd(0.07), rounds=4), run(SynchronousSGD(5, constant(0.07)), 3, rounds=4)
+    own, given_ = (
+        run(SynchronousSGD(5), 3, SGD.rule(0.07), rounds=4),
+        run(SynchronousSGD(5, constant(0.07)), 3, rounds=4),
+    )
     assert torch.equal(own, given_)
 
 

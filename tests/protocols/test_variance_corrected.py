@@ -10,7 +10,7 @@ from shoal.engine import Device, SimulatedWorld
 from shoal.learning import Shard, Task, Trainer
 from shoal.learning.data import Data, Dataset
 from shoal.learning.learner import Learner
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import Gossip, VarianceCorrected
 from shoal.tensors import Layout
 from shoal.topology import Topology, random_regular, star
@@ -22,7 +22,7 @@ from . import runs
 def test_three_rounds_without_training_equal_the_restatement() -> None:
     data = Data(torch.randn(12, 5), torch.zeros(12, dtype=torch.int64))
     task = Task("t", lambda: torch.nn.Linear(5, 2), Dataset("d", data, data, classes=2))
-    trainer = Trainer(task, sgd(0.1))
+    trainer = Trainer(task, SGD.rule(0.1))
     topology = random_regular(6, 3, seed=2)
     world = SimulatedWorld(6, neighbours=topology.neighbours, in_neighbours=topology.in_neighbours, rounds=3)
     peers: dict[int, Learner] = {}

@@ -10,7 +10,7 @@ from shoal.engine import Crash
 from shoal.engine.devices import Device
 from shoal.engine.links import Link
 from shoal.learning.data import digits
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import Gossip
 from shoal.simulation.given import build, check_arguments, check_object
 from shoal.topology import ring
@@ -25,7 +25,7 @@ def build_error(kind, text, *given, **more):
 
 def test_a_name_with_arguments_is_built_with_them():
     assert build("protocol", "gossip:3") == Gossip(steps=3)
-    assert build("optimizer", "sgd:0.5,momentum=0.9") == sgd(0.5, momentum=0.9)
+    assert build("optimizer", "sgd:0.5,momentum=0.9") == SGD.rule(0.5, momentum=0.9)
     assert build("topology", "ring", 5, seed=1).n == 5
 
 
@@ -37,7 +37,7 @@ def test_a_name_with_arguments_is_built_with_them():
         ("protocol", "gossip:steps=2.5", (), "protocol: gossip: steps: got 2.5; a whole number is allowed"),
         ("protocol", "gossip:steps=true", (), "protocol: gossip: steps: got True; a whole number is allowed"),
         ("protocol", "gossip:timeout=x", (), "protocol: gossip: timeout: got 'x'; a number or none is allowed"),
-        ("optimizer", "sgd:nesterov=1", (), "optimizer: sgd: nesterov: got 1; true or false is allowed"),
+        ("optimizer", "sgd:nesterov=1", (), "optimizer: sgd:nesterov=1: nesterov: got 1; True or False is allowed"),
         ("attack", "zero:foo", (), "attack: zero: share: got 'foo'; a number is allowed"),
         ("topology", "file", (), "topology: file: needs path"),
         ("topology", "torus:rows=2", (6,), "topology: torus: has no argument 'rows'"),
@@ -85,7 +85,7 @@ async def protocol(me):
 GOOD = {
     "protocol": [protocol, Gossip(), lambda me: protocol(me)],
     "topology": [ring(3)],
-    "optimizer": [sgd(), torch.optim.SGD, lambda parameters: torch.optim.Adam(parameters)],
+    "optimizer": [SGD.rule(), torch.optim.SGD, lambda parameters: torch.optim.Adam(parameters)],
     "faults": [[], [Crash(1.0, 2)], (Crash(1.0, 2),)],
     "devices": [[Device()], (Device(),)],
     "network": [[Link()]],

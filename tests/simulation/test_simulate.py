@@ -16,7 +16,7 @@ from shoal.engine import Crash, Join, Leave, NonFinite, PeerFailed, Refused, Res
 from shoal.engine.devices import Device
 from shoal.engine.links import PROFILES, Link
 from shoal.learning.data import Data, Dataset, digits, iid
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.protocols import Gossip, Needs
 from shoal.tensors.random import key
 from shoal.topology import from_edges, ring
@@ -46,8 +46,8 @@ DIGITS = digits()
 PAIRS = [
     ({"protocol": "gossip:steps=3"}, {"protocol": Gossip(steps=3)}),
     ({"topology": "ring"}, {"topology": ring(4)}),
-    ({"optimizer": "sgd:0.3,momentum=0.5"}, {"optimizer": sgd(0.3, momentum=0.5)}),
-    ({"optimizer": "sgd", "lr": 0.3}, {"optimizer": sgd(0.3)}),
+    ({"optimizer": "sgd:0.3,momentum=0.5"}, {"optimizer": SGD.rule(0.3, momentum=0.5)}),
+    ({"optimizer": "sgd", "lr": 0.3}, {"optimizer": SGD.rule(0.3)}),
     ({"network": "wan"}, {"network": [PROFILES["wan"]] * 4}),
     ({"devices": "uniform:0.5"}, {"devices": [Device(0.5, 0.0, key(0, "device", i)) for i in range(4)]}),
     ({"faults": "none"}, {"faults": []}),

@@ -45,12 +45,14 @@ class Traced:
     Args:
         fn: pure function of stacked tensors (dictionaries and lists are allowed): no branches on values, no
             effects, no random numbers but keyed ones.
+        in_place: whether `fn` changes its arguments; none of them may be expanded then.
     """
 
     _lock = threading.Lock()
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], *, in_place: bool = False) -> None:
         self._fn = fn
+        self._in_place = in_place
         self._replays: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, *stacked: Any) -> Any:
@@ -61,7 +63,7 @@ class Traced:
         replay = self._replays.get(key)
         if replay is None:
             with self._lock:
-                replay = self._replays[key] = _record(self._fn, stacked)
+                replay = self._replays[key] = _record(self._fn, stacked, self._in_place)
         return replay(leaves)
 
 
@@ -180,15 +182,18 @@ class _Recorder(TorchDispatchMode):
         return None
 
 
-def _record(fn: Callable[..., Any], stacked: tuple[Any, ...]) -> Callable[..., Any]:
+def _record(fn: Callable[..., Any], stacked: tuple[Any, ...], in_place: bool) -> Callable[..., Any]:
     """Run `fn` once and return a function from the leaves of its arguments to its result."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     inputs = [t.detach() for t in pytree.tree_leaves(stacked)]
+    kept = [t.clone() for t in inputs] if in_place else []
     spec = pytree.tree_structure(stacked)
     recorder = _Recorder(inputs)
     with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), recorder:  # the fused attention kernels cannot be batched
         outputs, structure = pytree.tree_flatten(fn(*pytree.tree_unflatten(inputs, spec)))
+    for tensor, value in zip(inputs, kept, strict=in_place):
+        tensor.copy_(value)
     recorder.check_constants()
     names = [recorder.number(output) for output in outputs]
     calls = _straight(_alive(recorder.calls, names), names, itertools.count(len(recorder.tensors)))

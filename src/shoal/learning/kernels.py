@@ -7,6 +7,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from shoal.learning.data import Data
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Problem, apart, weighted
 from shoal.learning.task import Task
-from shoal.optim.rule import Rule
+from shoal.optim import Rule
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive
 
@@ -97,6 +98,9 @@ class BatchedTraining:
         self._problem = problem
         self._rule = rule
         self._traced = Traced(problem.gradients)
+        self._step: Callable[..., None] = partial(rule.step, problem.params)
+        if not rule.element_wise(problem.params):  # by vmap, which is slow to enter
+            self._step = Traced(self._step, in_place=True)
         self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
 
     def chunks(self, jobs: list[Job]) -> list[list[Job]]:
@@ -111,7 +115,7 @@ class BatchedTraining:
         """
         rows: list[TrainInputs] = pad([job.inputs for job in chunk])
         stacked = torch.stack([row.vector for row in rows])
-        memory = {name: torch.stack([row.memory[name] for row in rows]) for name in self._rule.buffers}
+        memory = {name: torch.stack([row.memory[name] for row in rows]) for name in rows[0].memory}
         losses = torch.zeros(len(rows), dtype=torch.float64, device=stacked.device)
         steps = [row.schedule.steps for row in rows]
         early: dict[int, Trained] = {}
@@ -127,11 +131,11 @@ class BatchedTraining:
         data = batches([row.schedule for row in rows], [row.shard for row in rows], sizes)
         for s, (size, (inputs, targets, weights)) in enumerate(zip(sizes, data, strict=True)):
             if view is None or view.size != size:
-                view = _View(self._problem, rows[:size], stacked[:size], {n: m[:size] for n, m in memory.items()})
+                view = _View(self._problem, self._rule, rows[:size], stacked[:size], _head(memory, size))
             keys = derive(view.keys, (view.before + s).long()) if self._problem.keyed else view.keys
             gradients, loss = self._traced(view.trained, view.fixed, inputs, targets, weights, keys, view.extras)
             losses[:size] += loss
-            self._rule.step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr)
+            self._step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr)
             keep(s + 1)
         means = (losses / max(1, steps[0])).tolist()
         vectors, kept = own_rows(stacked), {name: own_rows(m) for name, m in memory.items()}
@@ -139,16 +143,22 @@ class BatchedTraining:
             job.result = early.get(i) or Trained(vectors[i], {name: m[i] for name, m in kept.items()}, means[i])
 
 
+def _head(memory: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    return {name: m[:size] for name, m in memory.items()}
+
+
 class _View:
     """The leading rows of a chunk, as the traced gradient and the rule take them."""
 
-    def __init__(self, problem: Problem, rows: list[TrainInputs], stacked: Tensor, memory: dict[str, Tensor]) -> None:
+    def __init__(
+        self, problem: Problem, rule: Rule, rows: list[TrainInputs], stacked: Tensor, memory: dict[str, Tensor]
+    ) -> None:
         self.size = len(rows)
         self.trained, self.fixed = problem.split(stacked)
         self.parameters = list(self.trained.values())
-        self.state = {name: list(problem.split(m)[0].values()) for name, m in memory.items()}
+        self.state = rule.views(memory, problem.params)
         options: dict[str, Any] = {"device": stacked.device}
-        self.lr = torch.tensor([row.lr for row in rows], dtype=stacked.dtype, **options)
+        self.lr = torch.tensor([row.lr for row in rows], dtype=torch.float64, **options)
         self.before = torch.tensor([row.first_step for row in rows], dtype=torch.float64, **options)
         self.keys = torch.tensor([row.key for row in rows], **options)
         self.extras = [torch.stack(column) for column in zip(*(row.extras for row in rows), strict=True)]
@@ -288,17 +298,11 @@ class SingleTraining(_OneByOne):
         if not isinstance(rule, Rule):
             return self._torch_stepper(rule, row, parameters)
         flat = {name: buffer.clone() for name, buffer in row.memory.items()}
-        state = {name: list(self.problem.split(buffer)[0].values()) for name, buffer in flat.items()}
-        lr = torch.tensor(row.lr, dtype=row.vector.dtype, device=row.vector.device)
+        state = rule.views(flat, self.problem.params)
 
         def step(gradients: _Gradients, t: int) -> None:
-            rule.step(
-                [p.data for p in parameters],
-                apart([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]),
-                state,
-                torch.tensor(float(t), dtype=torch.float64),
-                lr,
-            )
+            given = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+            rule.step(self.problem.params, [p.data for p in parameters], apart(given), state, float(t), row.lr)
 
         return step, lambda: flat
 

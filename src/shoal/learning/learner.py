@@ -22,7 +22,7 @@ from shoal.learning.data import Data
 from shoal.learning.kernels import GradientInputs, Trained, TrainInputs
 from shoal.learning.objective import Objective
 from shoal.learning.trainer import Trainer
-from shoal.optim.rule import Rule, zeros_like_state
+from shoal.optim import Rule
 
 Weights = Mapping[int, float]
 
@@ -192,7 +192,8 @@ class Learner(Peer):
             NonFinite: the model became NaN or infinite.
         """
         t = int(self.state.get("steps", 0)) + 1
-        vector, memory = self.trainer.advance(self.model, gradient, self.state.get("optimizer"), t, lr)
+        memory = self.state.get("optimizer") or self.trainer.memory(self.model, self.key("optimizer"))
+        vector, memory = self.trainer.advance(self.model, gradient, memory, t, lr)
         self._check(vector)
         self.state["steps"] = t
         if memory:
@@ -307,9 +308,9 @@ class Learner(Peer):
         rule = self.trainer.optimizer
         memory = self.state.get("optimizer")
         if memory is None and isinstance(rule, Rule):
-            memory = zeros_like_state(rule, start.shape[0], start)
+            memory = self.trainer.memory(start, self.key("optimizer"))
         if lr is not None and not isinstance(rule, Rule):
-            raise ValueError("lr: a torch optimizer has its own; only a rule such as sgd() can be given another")
+            raise ValueError("lr: a torch optimizer has its own; only a rule such as SGD.rule() can be given another")
         rate = lr if lr is not None else (rule.lr if isinstance(rule, Rule) else 0.0)
         first = int(self.state.get("steps", 0))
         noise = self.key("model", int(self.state.get("earlier", 0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.task import Loss
+from shoal.optim import Param
 from shoal.tensors.layout import Layout
 
 TRAINED = ("trainable", "personal")
@@ -65,6 +67,11 @@ class Problem:
     keyed: bool = False
     seeded: bool = False
     stateful: bool = False
+
+    @cached_property
+    def params(self) -> list[Param]:
+        """The trained parameters, in the order of `split`."""
+        return [Param(s.name, s.shape) for s in self.layout if s.role in TRAINED]
 
     def split(self, vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Views (trained, fixed) of a vector [..., d] by name."""

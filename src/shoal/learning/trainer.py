@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from shoal.learning.kernels import (
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Objective, Problem, Supervised
 from shoal.learning.task import Task
-from shoal.optim.rule import Rule, zeros_like_state
+from shoal.optim import Rule
 from shoal.tensors.layout import Layout, flatten_module
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -67,6 +67,7 @@ class Trainer:
         self.device = torch.device(device)
         self.module = task.initial(0)
         self.layout: Layout = flatten_module(self.module)[1]
+        self._problem = Problem(self.module, self.layout, Supervised(task.loss))
         self._batched = batched
         self._initial: tuple[int, Tensor] | None = None
         self._paths: dict[Objective, tuple[Path, Problem]] = {}
@@ -78,31 +79,53 @@ class Trainer:
             self._initial = (seed, flatten_module(self.task.initial(seed))[0].to(self.device))
         return self._initial[1].clone()
 
+    def memory(self, vector: Tensor, seed: int, rule: Rule | None = None) -> dict[str, Tensor]:
+        """Fresh state of a rule (default: the trainer's) for a model [d]; empty for torch optimizers.
+
+        Args:
+            vector: the model.
+            seed: for rules that draw random numbers.
+            rule: instead of the trainer's.
+        """
+        rule = rule or self._rule()
+        return rule.memory(self._problem.split(vector)[0], seed)
+
     def advance(
-        self, vector: Tensor, gradient: Tensor, memory: dict[str, Tensor] | None, t: int, lr: float | None = None
+        self,
+        vector: Tensor,
+        gradient: Tensor,
+        memory: dict[str, Tensor],
+        t: int,
+        lr: float | None = None,
+        rule: Rule | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Step number `t` (1 at first) of the optimizer from a vector [d], along a gradient [d] from anywhere.
+        """Step number `t` (1 at first) of a rule from a vector [d], along a gradient [d] from anywhere.
+
+        Args:
+            vector, gradient: the model and where to go from there.
+            memory: the rule's state, as of `memory`.
+            t: number of the step.
+            lr: instead of the rule's own learning rate.
+            rule: instead of the trainer's.
 
         Returns:
-            The new vector and the optimizer's new memory (flat buffers by name); what was given stays as it is.
+            The new vector and the rule's new state; what was given stays as it is.
 
         Raises:
             ValueError: the optimizer is not a stackable `Rule`.
         """
-        rule = self.optimizer
-        if not isinstance(rule, Rule):
-            raise ValueError("optimizer: a rule such as sgd() is needed to step along a given gradient")
-        problem = Problem(self.module, self.layout, Supervised(self.task.loss))
-        result = vector.clone()
-        kept = memory if memory is not None else zeros_like_state(rule, len(vector), vector)
-        kept = {name: buffer.clone() for name, buffer in kept.items()}
-        parameters, gradients, *buffers = (
-            list(problem.split(flat)[0].values()) for flat in (result, gradient.clone(), *kept.values())
-        )
-        state: dict[str, Sequence[Tensor]] = dict(zip(kept, buffers, strict=True))
-        rate = torch.tensor(rule.lr if lr is None else lr, dtype=vector.dtype, device=vector.device)
-        rule.step(parameters, gradients, state, torch.tensor(float(t), dtype=torch.float64), rate)
+        rule = rule or self._rule()
+        problem = self._problem
+        result, kept = vector.clone(), {name: buffer.clone() for name, buffer in memory.items()}
+        parameters, gradients = (list(problem.split(flat)[0].values()) for flat in (result, gradient))
+        rate = rule.lr if lr is None else lr
+        rule.step(problem.params, parameters, gradients, rule.views(kept, problem.params), float(t), rate)
         return result, kept
+
+    def _rule(self) -> Rule:
+        if not isinstance(self.optimizer, Rule):
+            raise ValueError("optimizer: a rule such as SGD.rule() is needed to step along a given gradient")
+        return self.optimizer
 
     # -- kernels ---------------------------------------------------------------------------------------------
 
@@ -135,8 +158,7 @@ class Trainer:
 
     def evaluation(self) -> Kernel:
         """The kernel for evaluations."""
-        problem = Problem(self.module, self.layout, Supervised(self.task.loss))
-        return self._kernel("evaluate", lambda: Evaluation(problem, self.task))
+        return self._kernel("evaluate", lambda: Evaluation(self._problem, self.task))
 
     def _kernel(self, key: Any, make: Callable[[], Kernel]) -> Kernel:
         found = self._kernels.get(key)

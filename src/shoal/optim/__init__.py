@@ -1,6 +1,9 @@
 """Optimizers: how one learner moves. Rules are chains of small transforms that step one model or many stacked ones."""
 
-from shoal.optim.rule import Rule, adam, sgd
+from shoal.optim.adam import Adam, AdamScaling
+from shoal.optim.adamw import SGDW, AdamW
+from shoal.optim.chain import Chain, Optimizer, Param, Rule, Slot, Transform
+from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
 from shoal.optim.schedules import (
     Schedule,
     constant,
@@ -10,25 +13,32 @@ from shoal.optim.schedules import (
     linear_scaling,
     step_decay,
 )
-from shoal.optim.transforms import AdamScaling, DecoupledDecay, Momentum, Transform, WeightDecay
+from shoal.optim.sgd import SGD
 from shoal.optim.velocity import CorrectedVelocity, Velocity
 
 __all__ = [
+    "SGD",
+    "SGDW",
+    "Adam",
     "AdamScaling",
+    "AdamW",
+    "Chain",
     "CorrectedVelocity",
+    "DecayAfter",
     "DecoupledDecay",
     "Momentum",
+    "Optimizer",
+    "Param",
     "Rule",
     "Schedule",
+    "Slot",
     "Transform",
     "Velocity",
     "WeightDecay",
-    "adam",
     "constant",
     "constant_warmup",
     "gradual_warmup",
     "large_minibatch",
     "linear_scaling",
-    "sgd",
     "step_decay",
 ]

@@ -1,6 +1,6 @@
 """Momentum with the learning rate inside the buffer, and the correction it needs when the rate changes.
 
-    Momentum (transforms.py):  u <- mu u + g                              p <- p - lr u
+    Momentum (common.py):      u <- mu u + g                              p <- p - lr u
     Velocity:                  v <- mu v + lr g                           p <- p - v
     CorrectedVelocity:         v <- mu (lr_t / lr_{t-1}) v + lr_t g       p <- p - v
 
@@ -17,36 +17,45 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim.chain import Scalars, Slot, State, Transform
+from shoal.optim.chain.ops import plus_
+
 
 @dataclass(frozen=True)
-class Velocity:
-    """Heavy ball with the rate inside, uncorrected; the last transform of a chain. Rates must be above 0."""
+class Velocity(Transform):
+    """Heavy ball with the rate inside, uncorrected."""
 
     mu: float
-    granularity: ClassVar[str] = "element"
-    buffers: ClassVar[tuple[str, ...]] = ("velocity",)
+    rated: ClassVar[bool] = True
 
-    def apply(self, g: Tensor, p: Tensor, state: dict[str, Tensor], t: Tensor, lr: Tensor) -> Tensor:
-        """Update the velocity; the rule multiplies by lr once more, so it is divided by it here."""
-        v = state["velocity"].mul_(self.mu).add_(g.mul_(lr))
-        return g.copy_(v).div_(lr)
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The velocity."""
+        return (Slot("velocity"),)
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """Update the velocity, which is the step."""
+        return plus_(s.velocity.mul_(c.mu), u, c.lr)
 
 
 @dataclass(frozen=True)
-class CorrectedVelocity:
-    """Heavy ball with the rate inside and corrected; the last transform of a chain. Rates must be above 0.
+class CorrectedVelocity(Transform):
+    """Heavy ball with the rate inside and corrected.
 
-    A warm-up from 0 would forget the velocity: the factor lr_t / lr_{t-1} has no value there.
+    A warm-up from 0 forgets the velocity: the factor lr_t / lr_{t-1} has no value there.
     """
 
     mu: float
-    granularity: ClassVar[str] = "element"
-    buffers: ClassVar[tuple[str, ...]] = ("velocity", "velocity_lr")
+    rated: ClassVar[bool] = True
 
-    def apply(self, g: Tensor, p: Tensor, state: dict[str, Tensor], t: Tensor, lr: Tensor) -> Tensor:
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The velocity, and the rate it was last given."""
+        return Slot("velocity"), Slot("velocity_lr")
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Bring the velocity to the new rate, then update it."""
-        before = state["velocity_lr"]
-        change = torch.where(before > 0.0, lr / before, 1.0)
-        v = state["velocity"].mul_(change).mul_(self.mu).add_(g.mul_(lr))
-        before.copy_(lr)
-        return g.copy_(v).div_(lr)
+        before = s.velocity_lr
+        change = torch.where(before > 0.0, c.lr / before, 1.0)
+        before.mul_(0.0).add_(c.lr)
+        return plus_(s.velocity.mul_(change).mul_(c.mu), u, c.lr)

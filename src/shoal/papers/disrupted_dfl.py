@@ -40,7 +40,7 @@ from shoal.engine import Crash
 from shoal.learning import Task
 from shoal.learning.data import Data, Dataset, iid, load
 from shoal.learning.models import logistic, mlp
-from shoal.optim import sgd
+from shoal.optim import SGD
 from shoal.papers.result import Finding, Result
 from shoal.protocols import DecAvg
 from shoal.simulation import Run, simulate
@@ -157,7 +157,7 @@ def disrupted(setting: Setting, task: Task, graph: Topology, arm: str, lost: tup
         partition=(train, shares),
         relays=relays,
         peers=setting.nodes,
-        optimizer=sgd(setting.lr, momentum=setting.momentum),
+        optimizer=SGD.rule(setting.lr, momentum=setting.momentum),
         rounds=setting.rounds,
         network="ideal",
         devices=f"uniform:{SECONDS}",

@@ -47,7 +47,7 @@ from shoal.engine import ShoalError
 from shoal.learning import Task
 from shoal.learning.data import Dataset
 from shoal.learning.models import mlp
-from shoal.optim import CorrectedVelocity, Momentum, Rule, Velocity, sgd
+from shoal.optim import SGD, CorrectedVelocity, Momentum, Param, Rule, Velocity
 from shoal.optim.schedules import Schedule, constant, gradual_warmup, linear_scaling, step_decay
 from shoal.papers.measures import average, in_float64, some_of, standardised
 from shoal.papers.result import Finding, Result
@@ -57,7 +57,7 @@ from shoal.tensors import key, normal, permutation
 
 EPOCHS, WARMUP, DECAY = 4, 1, 3
 WITHIN, WORSE = 0.01, 0.02
-RULE = sgd(momentum=0.9, nesterov=True, weight_decay=1e-4)
+RULE = SGD.rule(momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def model_of(run: Run) -> Tensor:
 def constant_gradient(figures: dict[str, float], k: int = 16, lr: float = 0.1) -> Finding:
     """Criterion 2."""
     g = normal(key(0, "gradient"), 50, dtype=torch.float64)
-    small = path(sgd(), [g] * k, constant(lr))[-1]
-    large = path(sgd(), [g], constant(linear_scaling(256 * k, base_lr=lr)))[-1]
+    small = path(SGD.rule(), [g] * k, constant(lr))[-1]
+    large = path(SGD.rule(), [g], constant(linear_scaling(256 * k, base_lr=lr)))[-1]
     error = figures["16 small steps against a large one"] = float((small - large).abs().max())
     return Finding(
         "16 steps with a constant gradient are one at 16 times the rate, to 1e-12", f"{error:.1e}", error <= 1e-12
@@ -173,11 +173,11 @@ def correction(figures: dict[str, float], mu: float = 0.9, steps: int = 60) -> F
 def path(rule: Rule, gradients: Sequence[Tensor], schedule: Schedule) -> Tensor:
     """Points [steps + 1, d] of a rule that starts at 0 and meets these gradients."""
     w = torch.zeros_like(gradients[0])
-    state = {name: [torch.zeros_like(w)] for name in rule.buffers}
+    param = Param("w", tuple(w.shape))
+    state = rule.views(rule.memory({"w": w}), [param])
     points = [w.clone()]
     for t, g in enumerate(gradients):
-        number, lr = (torch.tensor(float(x), dtype=torch.float64) for x in (t + 1, schedule(t)))
-        rule.step([w], [g.clone()], state, number, lr)
+        rule.step([param], [w], [g], state, float(t + 1), schedule(t))
         points.append(w.clone())
     return torch.stack(points)
 

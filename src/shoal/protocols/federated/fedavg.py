@@ -18,7 +18,6 @@ from torch import Tensor
 from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.optim import Rule
-from shoal.optim.rule import zeros_like_state
 from shoal.protocols.needs import Needs, check_steps
 from shoal.tensors.payload import Payload
 
@@ -81,10 +80,10 @@ class FedAvg:
         return Trained(me.model, me.samples)
 
     def _server_step(self, me: Learner, rule: Rule, average: Tensor) -> Tensor:
-        model = me.model.clone()
-        memory = me.state.get("server") or zeros_like_state(rule, model.shape[0], model)
-        state = {name: [buffer.clone()] for name, buffer in memory.items()}
-        t = torch.tensor(float(me.round + 1), dtype=torch.float64)
-        rule.step([model], [model - average], state, t, torch.tensor(rule.lr, dtype=model.dtype))
-        me.state["server"] = {name: buffers[0] for name, buffers in state.items()}
+        """The server's optimizer, with the way from the average to the model as its gradient; buffers are averaged."""
+        gradient = me.model - average
+        trained = me.layout.where(role=("trainable", "personal"))
+        start = torch.where(trained, me.model, average)
+        memory = me.state.get("server") or me.trainer.memory(start, me.key("server"), rule)
+        model, me.state["server"] = me.trainer.advance(start, gradient, memory, me.round + 1, rule=rule)
         return model

@@ -1,0 +1,63 @@
+"""Adam: moments of the gradient, each with its bias removed.
+
+    m <- beta1 m + (1 - beta1) g        v <- beta2 v + (1 - beta2) g^2
+    p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980 (2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shoal.optim.chain import Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.chain.ops import ema_, ema_square_
+from shoal.optim.chain.optimizer import Settings
+from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.common import coupled
+
+
+@dataclass(frozen=True)
+class AdamScaling(Transform):
+    """Adam's moments with bias correction: m^ / (sqrt(v^) + eps)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Both moments."""
+        return Slot("m"), Slot("v")
+
+    def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
+        """The weights of the new gradient, and the bias corrections."""
+        return {
+            "new1": 1.0 - self.beta1,
+            "new2": 1.0 - self.beta2,
+            "correction1": one_minus_power(self.beta1, t),
+            "root2": sqrt(one_minus_power(self.beta2, t)),
+        }
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """Update both moments and return the scaled step."""
+        m = ema_(s.m, u, c.new1)
+        v = ema_square_(s.v, u, c.beta2, c.new2)
+        return m / v.sqrt().div_(c.root2).add_(c.eps).mul_(c.correction1)
+
+
+class Adam(Optimizer):
+    """Adam; `weight_decay` adds to the gradient (L2), as in `torch.optim.Adam`."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    @classmethod
+    def links(cls, h: Settings, param: Param) -> Chain:
+        """L2 decay, then the moments."""
+        beta1, beta2 = h.betas
+        return *coupled(h.weight_decay), AdamScaling(beta1, beta2, h.eps)

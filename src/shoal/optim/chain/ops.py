@@ -1,0 +1,69 @@
+"""Tensor operations whose numbers are floats (one model, fast) or tensors that broadcast (stacked peers, compiled)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Number = Any  # float, bool or Tensor
+
+
+def ema_(average: Tensor, x: Tensor, weight: Number) -> Tensor:
+    """average <- average + weight (x - average), in place."""
+    return average.lerp_(x, weight)
+
+
+def ema_square_(average: Tensor, x: Tensor, beta: Number, weight: Number) -> Tensor:
+    """average <- beta average + weight x x, in place."""
+    if isinstance(weight, Tensor):
+        return average.mul_(beta).addcmul_(x * weight, x)
+    return average.mul_(beta).addcmul_(x, x, value=weight)
+
+
+def ema_product_(average: Tensor, x: Tensor, y: Tensor, beta: Number, weight: Number) -> Tensor:
+    """average <- beta average + weight x y, in place."""
+    if isinstance(weight, Tensor):
+        return average.mul_(beta).addcmul_(x * weight, y)
+    return average.mul_(beta).addcmul_(x, y, value=weight)
+
+
+def plus(x: Tensor, y: Tensor, weight: Number) -> Tensor:
+    """x + weight y, a new tensor."""
+    return torch.addcmul(x, y, weight) if isinstance(weight, Tensor) else torch.add(x, y, alpha=weight)
+
+
+def plus_(x: Tensor, y: Tensor, weight: Number) -> Tensor:
+    """x <- x + weight y, in place."""
+    return x.addcmul_(y, weight) if isinstance(weight, Tensor) else x.add_(y, alpha=weight)
+
+
+def minus_(x: Tensor, y: Tensor, weight: Number) -> Tensor:
+    """x <- x - weight y, in place."""
+    return x.addcmul_(y, weight, value=-1.0) if isinstance(weight, Tensor) else x.sub_(y, alpha=weight)
+
+
+def select(condition: Number, yes: Tensor, no: Tensor) -> Tensor:
+    """`yes` where the condition holds, else `no`; one of the two itself where the condition is a Python number."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition != 0 if condition.dtype != torch.bool else condition, yes, no)
+    return yes if condition else no
+
+
+def choose(condition: Number, yes: Callable[[], Tensor], no: Callable[[], Tensor]) -> Tensor:
+    """`yes()` where the condition holds, else `no()`; where it is a Python number only that one is worked out."""
+    if isinstance(condition, Tensor):
+        return select(condition, yes(), no())
+    return yes() if condition else no()
+
+
+def clip(x: Tensor, low: Number, high: Number) -> Tensor:
+    """x between low and high, which are two numbers or two tensors."""
+    return torch.clamp(x, low, high)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """sqrt(mean(x^2)) of a whole tensor, 0-dim."""
+    return x.square().mean().sqrt()

@@ -1,0 +1,278 @@
+"""Rules as `torch.optim.Optimizer`s: what every optimizer of `shoal.optim` is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeAlias, dataclass_transform, overload
+
+import torch
+from torch import Tensor
+
+from shoal.optim.chain.arguments import SHARED, Argument
+from shoal.optim.chain.rule import Chain, Item, Param, Plan, Rule, step_items
+from shoal.optim.chain.transform import Scalars, Transform
+from shoal.tensors.random import key
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Settings: TypeAlias = Any
+"""A group's arguments by name, as attributes."""
+MISSING: Any = inspect.Parameter.empty
+
+
+def option(*, default: Any = MISSING, kw_only: bool = True) -> Any:
+    """A keyword-only argument of an optimizer class."""
+    return _Option(default)
+
+
+class _Option:
+    def __init__(self, default: Any) -> None:
+        self.default = default
+
+
+@dataclass_transform(field_specifiers=(option,))
+class Optimizer(torch.optim.Optimizer):
+    """Base of the optimizers: a subclass names its arguments and its chain.
+
+        class Sign(Optimizer):
+            '''Sign of the gradient with decoupled decay.'''
+
+            lr: float = 1e-3
+            weight_decay: float = 0.0
+
+            @classmethod
+            def links(cls, h, param):
+                return DecoupledDecay(h.weight_decay), SignOf()
+
+    Annotated class attributes are arguments of the constructor, in their order, and settings of parameter groups; what
+    they mean and allow is said in `arguments.SHARED`, or in the class's own `about`.
+
+    Args:
+        params: parameters, `(name, parameter)` pairs, or groups: dictionaries with "params" and settings of their own.
+        maximize: go up the gradient instead of down.
+        compile: step by one compiled kernel where the rule is element-wise (see compiled.py).
+
+    Raises:
+        ValueError: an argument is not allowed; the message names it.
+    """
+
+    params: Params
+    maximize: bool = option(default=False)
+    compile: bool = option(default=False)
+
+    about: ClassVar[dict[str, Argument]] = {}
+    arguments: ClassVar[dict[str, Any]] = {}
+    around: tuple[Transform, ...] = ()  # at the end of every chain, put there by a wrapper such as Cautious
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        found: dict[str, Any] = {}
+        keyword: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            if not issubclass(base, Optimizer):
+                continue
+            for name, kind in inspect.get_annotations(base).items():
+                if name in ("params", "around") or "ClassVar" in str(kind):
+                    continue
+                value = base.__dict__.get(name, MISSING)
+                if isinstance(value, _Option):
+                    keyword[name] = value.default
+                else:
+                    found[name] = value
+        cls.arguments = found | keyword
+        named, only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        parameters = [inspect.Parameter("params", named)]
+        parameters += [inspect.Parameter(name, named, default=value) for name, value in found.items()]
+        parameters += [inspect.Parameter(name, only, default=value) for name, value in keyword.items()]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+    def __init__(self, params: Params, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(type(self)).bind(params, *args, **kwargs)
+        bound.apply_defaults()
+        defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
+        check(type(self), defaults)
+        self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
+        self._kernels: dict[Any, Any] = {}
+        super().__init__(params, defaults)
+
+    # -- what a subclass says -------------------------------------------------------------------------------------
+
+    @classmethod
+    def links(cls, h: Settings, param: Param) -> Chain:
+        """The chain for one parameter.
+
+        Args:
+            h: settings of its group.
+            param: name (if it was given) and shape.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no chain of its own")
+
+    @classmethod
+    def rule(cls, *args: Any, **kwargs: Any) -> Rule:
+        """The same method for stacked peers: a `Rule`.
+
+        Args:
+            args, kwargs: as the constructor's, without the parameters.
+
+        Raises:
+            ValueError: an argument is unknown, missing or not allowed.
+        """
+        try:
+            bound = inspect.signature(cls).bind((), *args, **kwargs)
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__}: {error}; arguments are {', '.join(cls.arguments)}") from None
+        bound.apply_defaults()
+        chosen = {name: value for name, value in bound.arguments.items() if name != "params"}
+        check(cls, chosen)
+        return Rule(cls.__name__.lower(), float(chosen["lr"]), _Links(cls, chosen), chosen.get("seed", 0))
+
+    # -- torch's side -----------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its settings are checked like the constructor's."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        check(type(self), {name: group[name] for name in self.arguments})
+        for p in group["params"]:
+            if p.is_complex():
+                raise ValueError(
+                    f"params: got a complex parameter of shape {tuple(p.shape)}; "
+                    "real ones are allowed (torch.view_as_real)"
+                )
+        self._plans(len(self.param_groups) - 1, group)  # what does not go together is refused now
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._chains, self._kernels = {}, {}
+        for group in self.param_groups:
+            for name, value in self.arguments.items():
+                group.setdefault(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        if self.around:
+            state["around"] = self.around
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; slots keep their own dtype (torch would give them their parameter's)."""
+        super().load_state_dict(dict(state_dict))
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for i, p in zip(ids, parameters, strict=True):
+            for name, value in state_dict["state"].get(i, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[p][name] = value.to(p.device, copy=True)
+        self._chains = {}
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss, if given.
+
+        Returns:
+            The closure's loss.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plain: list[Item] = []
+        compiled: list[Item] = []
+        for number, group in enumerate(self.param_groups):
+            (compiled if group["compile"] else plain).extend(self._items(number, group))
+        if compiled:
+            from shoal.optim.chain.compiled import step_compiled
+
+            step_compiled(compiled, self._kernels)
+        step_items(plain)
+        return loss
+
+    def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
+        plans = self._plans(number, group)
+        lr, negate = float(group["lr"]), bool(group["maximize"])
+        scalars: dict[tuple[int, int], list[Scalars]] = {}
+        items = []
+        first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
+        for i, p in enumerate(group["params"]):
+            g = p.grad
+            if g is None:
+                continue
+            if g.layout is not torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} takes no sparse gradients; got one of shape {tuple(g.shape)}"
+                )
+            plan, state = plans[p], self.state[p]
+            if not state:
+                state["step"] = 0
+                state.update(plan.fresh(p, key(int(group.get("seed", 0)), "optimizer", first + i)))
+            state["step"] += 1
+            same = (id(plan.chain), state["step"])
+            numbers = scalars.get(same)
+            if numbers is None:
+                numbers = scalars[same] = plan.scalars(float(state["step"]), lr)
+            items.append(Item(plan, p, g, state, numbers, negate))
+        return items
+
+    def _plans(self, number: int, group: dict[str, Any]) -> dict[Tensor, Plan]:
+        """The chain of each parameter of a group, made anew when its settings change."""
+        settings = tuple((name, group[name]) for name in self.arguments if name != "lr")
+        found = self._chains.get(number)
+        if found is not None and found[0] == settings and len(found[1]) == len(group["params"]):
+            return found[1]
+        names = group.get("param_names") or [""] * len(group["params"])
+        h = SimpleNamespace(**{name: group[name] for name in self.arguments})
+        chains: dict[Any, Chain] = {}
+        plans = {}
+        for name, p in zip(names, group["params"], strict=True):
+            made = (*self.links(h, Param(name, tuple(p.shape))), *self.around)
+            chain = chains.setdefault(made, made)  # equal chains share their scalars
+            plans[p] = Plan(chain, tuple(p.shape))
+        self._chains[number] = (settings, plans)
+        return plans
+
+    def state_bytes(self) -> int:
+        """Bytes of state held now, step counters not counted."""
+        tensors = (v for state in self.state.values() for v in state.values() if isinstance(v, Tensor))
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@dataclass(frozen=True)
+class _Links:
+    """The chain of an optimizer class with certain settings, for a rule."""
+
+    cls: type[Optimizer]
+    settings: dict[str, Any]
+
+    def __call__(self, param: Param) -> Chain:
+        return self.cls.links(SimpleNamespace(**self.settings), param)
+
+
+def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
+    """Refuse values that are not allowed.
+
+    Raises:
+        ValueError: names the argument, the value and what is allowed.
+    """
+    for name, value in values.items():
+        argument = cls.about.get(name) or SHARED.get(name)
+        if argument is None:
+            continue
+        try:
+            allowed = argument.check(value)
+        except (TypeError, ValueError):
+            allowed = False
+        if not allowed:
+            raise ValueError(f"{name}: got {value!r}; {argument.allowed} is allowed")

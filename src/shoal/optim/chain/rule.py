@@ -1,0 +1,387 @@
+"""Update rules: a learning rate and a chain of transforms, ready to step one model or many stacked ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from shoal.optim.chain.ops import minus_
+from shoal.optim.chain.scalars import Scalar
+from shoal.optim.chain.transform import Scalars, Shape, Slot, Transform
+from shoal.tensors.random import key as key_of
+
+Chain = tuple[Transform, ...]
+Memory = dict[str, Tensor]
+BLOCK = 1 << 16  # entries that a chain of element-wise transforms takes at once: they stay in the cache
+LARGE = 1 << 13  # entries of a parameter above which stacked peers are stepped one after the other
+
+
+@dataclass(frozen=True)
+class Param:
+    """What a chain may depend on: which parameter it is for.
+
+    Attributes:
+        name: as in `named_parameters()`; "" where nobody told.
+        shape: of one peer's.
+    """
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Rule:
+    """p <- p - lr u, with u the gradient after a chain of transforms.
+
+    Attributes:
+        name: for logs.
+        lr: default learning rate.
+        links: the chain, or a function that gives the chain for a parameter.
+        seed: for transforms that draw random numbers.
+    """
+
+    name: str
+    lr: float
+    links: Chain | Callable[[Param], Chain] = ()
+    seed: int = 0
+    _plans: dict[Param, Plan] = field(default_factory=dict, repr=False, compare=False)
+
+    def plan(self, param: Param) -> Plan:
+        """The chain for one parameter."""
+        found = self._plans.get(param)
+        if found is None:
+            links = self.links(param) if callable(self.links) else self.links
+            found = self._plans[param] = Plan(tuple(links), param.shape)
+        return found
+
+    def element_wise(self, params: Iterable[Param]) -> bool:
+        """Whether every entry of every parameter is stepped by itself."""
+        return all(self.plan(param).granularity == "element" for param in params)
+
+    def then(self, *links: Transform) -> Rule:
+        """The rule with more transforms at the end of its chain."""
+        return Rule(self.name, self.lr, lambda param: (*self.plan(param).chain, *links), self.seed)
+
+    # -- memory: flat vectors, one a slot, over all parameters that have it -----------------------------------
+
+    def memory(self, parameters: Mapping[str, Tensor], seed: int | None = None) -> Memory:
+        """Fresh state: slot -> vector of the slots of all parameters, one after the other.
+
+        Args:
+            parameters: name -> tensor.
+            seed: instead of the rule's own, so that peers draw different numbers; each parameter gets its own from it.
+        """
+        start = self.seed if seed is None else seed
+        parts: dict[str, list[Tensor]] = {}
+        for i, (name, p) in enumerate(parameters.items()):
+            for key, value in self.plan(Param(name, tuple(p.shape))).fresh(p, key_of(start, "optimizer", i)).items():
+                parts.setdefault(key, []).append(value.reshape(-1))
+        return {key: torch.cat(values) for key, values in parts.items()}
+
+    def views(self, memory: Memory, params: Iterable[Param]) -> list[Memory]:
+        """For each parameter its slots as views into `memory`, whose vectors may be stacked [n, ...]."""
+        offsets = dict.fromkeys(memory, 0)
+        result = []
+        for param in params:
+            own = {}
+            for key, _, shape in self.plan(param).slots:
+                start, size = offsets[key], math.prod(shape)
+                flat = memory[key]
+                own[key] = flat[..., start : start + size].view((*flat.shape[:-1], *shape))
+                offsets[key] = start + size
+            result.append(own)
+        return result
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        params: Sequence[Param],
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        state: Sequence[Memory],
+        t: Scalar,
+        lr: Scalar,
+    ) -> None:
+        """One step, in place.
+
+        Args:
+            params: what the parameters are.
+            parameters: tensors [...], or [n, ...] for n stacked peers.
+            gradients: same shapes.
+            state: slots of each parameter, as of `views`.
+            t: number of this step, 1 at first; a float, or a float64 tensor [n] for stacked peers.
+            lr: learning rate; a float, or a tensor [n].
+        """
+        plans = [self.plan(param) for param in params]
+        if isinstance(t, Tensor):
+            assert isinstance(lr, Tensor)
+            self._step_stacked(plans, parameters, gradients, state, t, lr)
+            return
+        assert not isinstance(lr, Tensor)
+        scalars: dict[int, list[Scalars]] = {}  # parameters share them where they share the chain
+        items = []
+        for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+            key = id(plan)
+            if key not in scalars:
+                scalars[key] = plan.scalars(t, lr)
+            items.append(Item(plan, p, g, own, scalars[key]))
+        step_items(items)
+
+    def _step_stacked(
+        self,
+        plans: Sequence[Plan],
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        state: Sequence[Memory],
+        t: Tensor,
+        lr: Tensor,
+    ) -> None:
+        if all(plan.granularity == "element" for plan in plans):
+            small: dict[tuple[Chain, torch.dtype, int], list[Scalars]] = {}
+            large: dict[tuple[Chain, float, float], list[Scalars]] = {}
+            for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+                if plan.chain and p[0].numel() > LARGE:
+                    _step_rows(plan, p, g, own, t, lr, large)
+                    continue
+                shared = (plan.chain, p.dtype, p.dim())
+                if shared not in small:
+                    shape = t.shape + (1,) * (p.dim() - 1)
+                    named = plan.numbers(t, lr, p.dtype)
+                    small[shared] = [SimpleNamespace(**{k: v.view(shape) for k, v in part.items()}) for part in named]
+                _step(plan, p, g, own, small[shared], negate=False)
+            return
+        numbers = [plan.numbers(t, lr, p.dtype) for plan, p in zip(plans, parameters, strict=True)]
+
+        def one(ps: list[Tensor], gs: list[Tensor], states: list[Memory], cs: list[list[dict[str, Tensor]]]) -> None:
+            step_items(
+                [
+                    Item(plan, p, g, own, [SimpleNamespace(**part) for part in named])
+                    for plan, p, g, own, named in zip(plans, ps, gs, states, cs, strict=True)
+                ]
+            )
+
+        torch.func.vmap(one, out_dims=None)(list(parameters), list(gradients), list(state), numbers)
+
+
+class Plan:
+    """A chain made ready for parameters of one shape.
+
+    Attributes:
+        chain: the transforms.
+        slots: (key, slot, shape) of all state; the key is the slot's name, numbered where several have it.
+        granularity: the coarsest of the chain.
+        rated: whether the update that comes out includes the learning rate.
+    """
+
+    def __init__(self, chain: Chain, shape: Shape) -> None:
+        self.chain = chain
+        self.slots: list[tuple[str, Slot, Shape]] = []
+        self.names: list[list[tuple[str, str]]] = []
+        taken: set[str] = set()
+        for transform in chain:
+            own = []
+            for slot in transform.slots:
+                key = next(k for k in (slot.name, *(f"{slot.name}_{i}" for i in range(2, 99))) if k not in taken)
+                taken.add(key)
+                self.slots.append((key, slot, slot.shape_for(shape)))
+                own.append((slot.name, key))
+            self.names.append(own)
+        grains = {"element" if slot.shape is None else "tensor" for _, slot, _ in self.slots}
+        grains |= {transform.granularity for transform in chain}
+        self.granularity = "model" if "model" in grains else "tensor" if "tensor" in grains else "element"
+        self.rated = any(transform.rated for transform in chain)
+        self.model_wide = [i for i, transform in enumerate(chain) if transform.granularity == "model"]
+        self._before = [i for i, transform in enumerate(chain) if transform.acts("before")]
+        self._after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
+
+    @cached_property
+    def _settings(self) -> list[dict[str, float]]:
+        return [transform.settings() for transform in self.chain]
+
+    def fresh(self, p: Tensor, seed: int = 0) -> Memory:
+        """The slots' first values.
+
+        Args:
+            p: the parameter.
+            seed: of this parameter of this peer.
+        """
+        result = {}
+        for key, slot, shape in self.slots:
+            dtype = slot.dtype or compute_dtype(p.dtype)
+            if slot.start == "parameter":
+                result[key] = p.detach().to(dtype, copy=True, memory_format=torch.contiguous_format).view(shape)
+            elif slot.start == "seed":
+                result[key] = torch.tensor(seed, dtype=torch.int64, device=p.device)
+            else:
+                result[key] = torch.full(shape, slot.start, dtype=dtype, device=p.device)
+        return result
+
+    def scalars(self, t: Scalar, lr: Scalar) -> list[Scalars]:
+        """The numbers of this step for each transform, and in the end those of the step itself."""
+        named = [
+            SimpleNamespace(**{**settings, "t": t, "lr": lr, **transform.derived(t, lr)})
+            for settings, transform in zip(self._settings, self.chain, strict=True)
+        ]
+        return [*named, SimpleNamespace(lr=lr)]
+
+    def numbers(self, t: Tensor, lr: Tensor, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+        """The same for stacked peers, each a tensor [n]."""
+        return [
+            {
+                name: (value if isinstance(value, Tensor) else torch.full_like(t, value)).to(
+                    torch.bool if isinstance(value, Tensor) and value.dtype == torch.bool else dtype
+                )
+                for name, value in vars(part).items()
+            }
+            for part in self.scalars(t, lr.double())
+        ]
+
+    def bind(self, state: Memory) -> list[SimpleNamespace]:
+        """The slots as each transform sees them."""
+        return [SimpleNamespace(**{name: state[key] for name, key in own}) for own in self.names]
+
+    def begin(self, p: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
+        """All `before`."""
+        for i in self._before:
+            self.chain[i].before(p, states[i], scalars[i])
+
+    def transform(
+        self,
+        u: Tensor,
+        p: Tensor,
+        g: Tensor,
+        states: list[SimpleNamespace],
+        scalars: list[Scalars],
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Apply the transforms from `start` to before `stop`."""
+        for i in range(start, len(self.chain) if stop is None else stop):
+            u = self.chain[i].apply(u, p, g, states[i], scalars[i])
+        return u
+
+    def finish(self, u: Tensor, p: Tensor, g: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
+        """Take the step, and all `after`."""
+        if self.rated:
+            p.sub_(u)
+        else:
+            minus_(p, u, scalars[-1].lr)
+        for i in self._after:
+            self.chain[i].after(u, p, g, states[i], scalars[i])
+
+
+def _step_rows(
+    plan: Plan,
+    p: Tensor,
+    g: Tensor,
+    state: Memory,
+    t: Tensor,
+    lr: Tensor,
+    scalars: dict[tuple[Chain, float, float], list[Scalars]],
+) -> None:
+    """Stacked peers one after the other: each row of a large parameter fills the cache by itself."""
+    for row, (number, rate) in enumerate(zip(t.tolist(), lr.tolist(), strict=True)):
+        key = (plan.chain, number, rate)
+        if key not in scalars:
+            scalars[key] = plan.scalars(number, rate)
+        step_items([Item(plan, p[row], g[row], {name: slot[row] for name, slot in state.items()}, scalars[key])])
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a rule computes in and keeps its state in: float32, or float64 for float64 parameters."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One parameter of one step.
+
+    Attributes:
+        plan, p, g, state, scalars: what to do to which parameter with which gradient, slots and numbers.
+        negate: whether to go up the gradient instead of down.
+    """
+
+    plan: Plan
+    p: Tensor
+    g: Tensor
+    state: Memory
+    scalars: list[Scalars]
+    negate: bool = False
+
+
+def step_items(items: Sequence[Item]) -> None:
+    """One step of some parameters: block by block, tensor by tensor, or together, as their chains need."""
+    if any(item.plan.model_wide for item in items):
+        _step_together(items)
+        return
+    for item in items:
+        if item.plan.granularity == "element" and item.p.numel() > BLOCK and _in_blocks(item):
+            _step_in_blocks(item)
+        else:
+            _step(item.plan, item.p, item.g, item.state, item.scalars, item.negate)
+
+
+def _in_blocks(item: Item) -> bool:
+    return item.p.device.type == "cpu" and all(
+        x.is_contiguous() for x in (item.p, item.g, *(item.state[key] for key, *_ in item.plan.slots))
+    )
+
+
+def _step_in_blocks(item: Item) -> None:
+    ps, gs = item.p.view(-1).split(BLOCK), item.g.view(-1).split(BLOCK)
+    parts = {key: item.state[key].view(-1).split(BLOCK) for key, *_ in item.plan.slots}
+    for i, (p, g) in enumerate(zip(ps, gs, strict=True)):
+        _step(item.plan, p, g, {key: blocks[i] for key, blocks in parts.items()}, item.scalars, item.negate)
+
+
+def _step(plan: Plan, p: Tensor, g: Tensor, state: Memory, scalars: list[Scalars], negate: bool) -> None:
+    q, g = _computable(p, g, negate)
+    states = plan.bind(state)
+    plan.begin(q, states, scalars)
+    plan.finish(plan.transform(g, q, g, states, scalars), q, g, states, scalars)
+    if q is not p:
+        p.copy_(q)
+
+
+def _computable(p: Tensor, g: Tensor, negate: bool) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(p.dtype)
+    if p.dtype != dtype:
+        p = p.to(dtype)
+    if g.dtype != dtype:
+        g = g.to(dtype)
+    return p, -g if negate else g
+
+
+def _step_together(items: Sequence[Item]) -> None:
+    """Parameters whose transforms need sums over all of them: each transform for all before the next."""
+    stops = items[0].plan.model_wide
+    if any(item.plan.model_wide != stops for item in items):
+        raise ValueError("links: transforms that sum over all parameters must stand at the same places in all chains")
+    ready = [(*_computable(item.p, item.g, item.negate), item.plan.bind(item.state)) for item in items]
+    for item, (q, _, states) in zip(items, ready, strict=True):
+        item.plan.begin(q, states, item.scalars)
+    updates = [g for _, g, _ in ready]
+    scalars = [[SimpleNamespace(**vars(part)) for part in item.scalars] for item in items]
+    position = 0
+    for stop in stops:
+        totals: dict[str, Tensor] = {}
+        for i, (item, (q, g, states)) in enumerate(zip(items, ready, strict=True)):
+            updates[i] = item.plan.transform(updates[i], q, g, states, scalars[i], position, stop)
+            measured = item.plan.chain[stop].measure(updates[i], q, g, states[stop], scalars[i][stop])
+            for name, value in measured.items():
+                totals[name] = totals[name] + value.to(totals[name].device) if name in totals else value
+        for (q, _, _), numbers in zip(ready, scalars, strict=True):
+            vars(numbers[stop]).update({name: value.to(q.device) for name, value in totals.items()})
+        position = stop
+    for i, (item, (q, g, states)) in enumerate(zip(items, ready, strict=True)):
+        u = item.plan.transform(updates[i], q, g, states, scalars[i], position)
+        item.plan.finish(u, q, g, states, scalars[i])
+        if q is not item.p:
+            item.p.copy_(q)

@@ -1,0 +1,110 @@
+"""The steps from which update rules are chained, and what they may touch.
+
+A transform turns the update `u` (the gradient at first) of one parameter of one peer into what the next one gets. It is
+written once, for a single tensor, and never looks at a value: the same lines step a parameter, the stacked parameters
+`[n, ...]` of n peers, or become a compiled loop (compiled.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from shoal.optim.chain.scalars import Scalar
+
+Granularity = Literal["element", "tensor", "model"]
+Shape = tuple[int, ...]
+State = SimpleNamespace
+"""The transform's own slots of one parameter, by name; changed in place."""
+Scalars = Any
+"""Numbers by name: `t`, `lr`, the transform's own settings, and what `derived` adds; tensors when peers are stacked."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of state that a transform keeps for each parameter.
+
+    Attributes:
+        name: attribute under which the transform finds it.
+        shape: from the parameter's shape to the slot's; None is the parameter's own.
+        dtype: None is the dtype in which the rule computes (float32 or wider).
+        start: what it is filled with at first: a number, "parameter" for a copy of the parameter, or "seed" for a
+            0-dim int64 tensor from which `shoal.tensors.random` derives keys (the shape must be `()`).
+    """
+
+    name: str
+    shape: Callable[[Shape], Shape] | None = None
+    dtype: torch.dtype | None = None
+    start: float | Literal["parameter", "seed"] = 0.0
+
+    def shape_for(self, parameter: Shape) -> Shape:
+        """The slot's shape for a parameter's."""
+        return parameter if self.shape is None else tuple(self.shape(parameter))
+
+
+class Transform:
+    """What a chain is made of. Subclasses are frozen dataclasses whose fields are the settings.
+
+    Attributes:
+        granularity: what one application must see at once: "element" (each entry depends on the same entry only),
+            "tensor" (norms, rows, products: a whole parameter) or "model" (sums over all parameters: `measure`).
+        rated: whether what comes out has been multiplied by the learning rate already.
+    """
+
+    granularity: ClassVar[Granularity] = "element"
+    rated: ClassVar[bool] = False
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """State kept for each parameter."""
+        return ()
+
+    def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
+        """Further scalars of a step, worked out once and not for each entry.
+
+        Args:
+            t: number of this step, 1 at first; a float, or a float64 tensor for stacked peers. The functions of
+                `shoal.optim.chain.scalars` take either.
+            lr: learning rate, likewise.
+        """
+        return {}
+
+    def before(self, p: Tensor, s: State, c: Scalars) -> None:
+        """Change the parameter in place before anything else (of the first transform first)."""
+
+    def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
+        """Granularity "model" only: numbers that are summed over all parameters and given to `apply` in `c`."""
+        return {}
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """The transformed update.
+
+        Numbers come from `c` alone, not from `self`, so that a compiled rule takes them as arguments.
+
+        Args:
+            u: update so far; not to be changed, since it may be the gradient or somebody's state.
+            p: parameter; read, or (decoupled decay) changed in place.
+            g: the gradient as it came; not to be changed.
+            s: own slots, changed in place.
+            c: scalars.
+        """
+        return u
+
+    def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
+        """Change the stepped parameter in place (of the last transform first); `u` is the update that was taken."""
+
+    def settings(self) -> dict[str, float]:
+        """The fields that are numbers: they reach `apply` in `c`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {n: float(v) for n, v in fields.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+    @classmethod
+    def acts(cls, phase: str) -> bool:
+        """Whether the class has a `before` or an `after` of its own."""
+        return getattr(cls, phase) is not getattr(Transform, phase)
