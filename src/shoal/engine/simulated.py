@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from shoal.engine.world import World
 Neighbours = Callable[[int, int], tuple[int, ...]]
 Protocol = Callable[[Any], Coroutine[Any, Any, Any]]
 Metric = tuple[float, int, int, int, str, float]
+SELDOM = (100_000, 50, 100)  # thresholds of Python's collection of cyclic garbage while a world runs
 
 
 class SimulatedWorld(World):
@@ -133,7 +135,8 @@ class SimulatedWorld(World):
         loop.on_task, loop.on_stuck, loop.on_fired = self._adopt, self._stuck, self._check_livelock
         loop.on_unhandled = self._unhandled
         loop.fired_limit, loop.spin_limit = self._patience, 5 * self._patience
-        threads = torch.get_num_threads()
+        threads, collection = torch.get_num_threads(), gc.get_threshold()
+        gc.set_threshold(*SELDOM)  # a world is many objects that live long: to go through them often costs a fifth
         if self.pool.device.type == "cpu":
             torch.set_num_threads(1)
         try:
@@ -144,6 +147,7 @@ class SimulatedWorld(World):
             loop.run_until_complete(self._finished)
         finally:
             torch.set_num_threads(threads)
+            gc.set_threshold(*collection)
             self._end()
 
     def start_peer(self, id: int, state: State | None) -> None:

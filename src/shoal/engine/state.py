@@ -59,6 +59,14 @@ class State(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or `default`."""
+        return self._values.get(name, default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Remove and return the value."""
+        return self._values.pop(name, *default)
+
     def snapshot(self) -> Snapshot:
         """What a commit at this moment keeps."""
         return Snapshot(self._values)

@@ -78,7 +78,7 @@ def rows_per_chunk(bytes_per_row: int, on_gpu: bool) -> int:
     """Power of two of rows whose tensors fit `CACHE_BYTES`: between 4 and 64; up to 512 on a GPU."""
     if on_gpu:
         return 512 if bytes_per_row < 1 << 22 else 32
-    fit = max(4, min(64, CACHE_BYTES // max(1, bytes_per_row)))
+    fit = max(4, min(512, CACHE_BYTES // max(1, bytes_per_row)))
     return 1 << (fit.bit_length() - 1)
 
 

@@ -81,6 +81,7 @@ class Learner(Peer):
         self.device = device
         self._row = weights
         self._training: _Training | None = None
+        self._stream = self.key("batches")
         if "model" not in self.state:
             self.state["model"] = trainer.initial(init_seed)
 
@@ -297,7 +298,7 @@ class Learner(Peer):
             raise ValueError(f"train: got {count} steps or epochs; a number >= 0 is allowed")
         shard = self._shard(None)
         rows = self.trainer.batch if batch == -1 else batch
-        position, key = int(self.state.get("position", 0)), self.key("batches")
+        position, key = int(self.state.get("position", 0)), self._stream
         schedule: Schedule
         if steps is None:
             schedule = epochs(key, len(shard), rows, count, position)
@@ -410,7 +411,7 @@ class Learner(Peer):
             return chosen.inputs, chosen.targets, torch.full((count,), 1.0 / count, dtype=dtype)
         if key is None:
             position = int(self.state.get("position", 0))
-            schedule = stream(self.key("batches"), len(shard), size, 1, position)
+            schedule = stream(self._stream, len(shard), size, 1, position)
             self.state["position"] = schedule.position_after
         else:
             schedule = stream(key, len(shard), size, 1, 0)

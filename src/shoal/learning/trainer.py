@@ -72,6 +72,7 @@ class Trainer:
         self._initial: tuple[int, Tensor] | None = None
         self._paths: dict[Objective, tuple[Path, Problem]] = {}
         self._kernels: dict[Any, Kernel] = {}
+        self._usual: dict[int, Kernel] = {}  # of the task's own loss, by batch: found at once
 
     def initial(self, seed: int) -> Tensor:
         """The vector [d] of a model initialised under `seed`."""
@@ -88,6 +89,8 @@ class Trainer:
             rule: instead of the trainer's.
         """
         rule = rule or self._rule()
+        if not rule.remembers(self._problem.params):
+            return {}
         return rule.memory(self._problem.split(vector)[0], seed)
 
     def advance(
@@ -131,7 +134,14 @@ class Trainer:
 
     def training(self, shard: Shard, batch: int, objective: Objective | None, extras: tuple[Tensor, ...]) -> Kernel:
         """The kernel for training requests of one kind."""
-        objective = objective or Supervised(self.task.loss)
+        if objective is None and not extras and (usual := self._usual.get(batch)) is not None:
+            return usual
+        kernel = self._training(shard, batch, objective or Supervised(self.task.loss), extras)
+        if objective is None and not extras:
+            self._usual[batch] = kernel
+        return kernel
+
+    def _training(self, shard: Shard, batch: int, objective: Objective, extras: tuple[Tensor, ...]) -> Kernel:
         path, problem = self.path(objective, shard, extras)
         rule = self.optimizer
 

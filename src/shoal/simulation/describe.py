@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,4 +41,6 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
 def describe_object(value: Any) -> str:
     """An object in a word or two, without its address in memory, which changes from process to process."""
     name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if isinstance(name, str) else repr(value)[:200].split(" at 0x")[0]
+    if isinstance(name, str):
+        return f"{value.__module__}.{name}"
+    return reprlib.repr(value)[:200].split(" at 0x")[0]  # of a long sequence the first few

@@ -23,26 +23,34 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from shoal.optim.chain.recording import Untranslatable, source
-from shoal.optim.chain.rule import Chain, Item, Plan, step_items
+from shoal.optim.chain.rule import Item, Plan
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
 SHARE = 1 << 18  # entries that are worth another thread
 TYPES = {torch.float32: "f", torch.float64: "d"}
+STACK = 5  # frames between a warning and whoever called `step`, torch's own among them
 Step = Callable[..., None]
 
 
 class Kernel:
-    """A compiled chain."""
+    """A compiled chain.
+
+    Attributes:
+        keys: its slots.
+        dtype: of all its tensors.
+    """
 
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
         text, self._scalars = source(plan, dtype)
         self._step = _load(text)
-        self._keys = [key for key, *_ in plan.slots]
-        self._type = TYPES[dtype]
+        self.keys = [key for key, *_ in plan.slots]
+        self.dtype = dtype
 
     def __call__(self, items: Sequence[Item]) -> None:
         """Step items that share their scalars."""
@@ -50,9 +58,9 @@ class Kernel:
         numbers = [float(getattr(first.scalars[i], name)) for i, name in self._scalars]
         pointers = array.array("Q")
         for item in items:
-            pointers.extend([item.p.data_ptr(), item.g.data_ptr(), *(item.state[key].data_ptr() for key in self._keys)])
+            pointers.extend([item.p.data_ptr(), item.g.data_ptr(), *(item.state[key].data_ptr() for key in self.keys)])
         sizes = array.array("q", [item.p.numel() for item in items])
-        c = array.array(self._type, [*numbers, float(first.negate)])
+        c = array.array(TYPES[self.dtype], [*numbers, float(first.negate)])
         total = sum(sizes)
         call = functools.partial(self._step, len(items), *(x.buffer_info()[0] for x in (sizes, pointers, c)))
         parts = max(1, min(torch.get_num_threads(), total // SHARE))
@@ -71,56 +79,78 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "shoal-step")
 
 
-def step_compiled(items: Sequence[Item], kernels: dict[Any, Kernel | None]) -> None:
-    """One step: by kernels what they can take, the rest operation by operation.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
-    Args:
-        items: parameters of the step.
-        kernels: those made so far, by chain and dtype; added to.
-    """
-    groups: dict[tuple[int, int, bool], tuple[Kernel, list[Item]]] = {}
-    rest = []
-    for item in items:
-        kernel = _kernel(item, kernels)
-        if kernel is None:
+
+class Kernels:
+    """The kernels of one optimizer, or why there are none."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Kernel | str] = {}  # by structure: a schedule makes new chains, but no new kernels
+        self._plans: WeakKeyDictionary[Plan, Kernel | str] = WeakKeyDictionary()
+        self._said: set[str] = set()
+
+    def step(self, items: Sequence[Item]) -> list[Item]:
+        """Step what kernels can take; warn once of what they cannot.
+
+        Returns:
+            The rest.
+        """
+        groups: dict[tuple[int, int, bool], tuple[Kernel, list[Item]]] = {}
+        rest = []
+        for item in items:
+            kernel = self._kernel(item)
+            if isinstance(kernel, Kernel):
+                groups.setdefault((id(kernel), id(item.scalars), item.negate), (kernel, []))[1].append(item)
+                continue
             rest.append(item)
-        else:
-            groups.setdefault((id(kernel), id(item.scalars), item.negate), (kernel, []))[1].append(item)
-    for kernel, some in groups.values():
-        kernel(some)
-    if rest:
-        step_items(rest)
+            if kernel not in self._said:
+                self._said.add(kernel)
+                warnings.warn(f"compile=True: {kernel}; the step is taken operation by operation", stacklevel=STACK)
+        for kernel, some in groups.values():
+            kernel(some)
+        return rest
 
-
-def _kernel(item: Item, kernels: dict[Any, Kernel | None]) -> Kernel | None:
-    dtype = item.p.dtype
-    key: tuple[Chain, torch.dtype] = (item.plan.chain, dtype)
-    if key not in kernels:
-        kernels[key] = _make(item, dtype)
-    kernel = kernels[key]
-    if kernel is None:
-        return None
-    tensors = (item.p, item.g, *(item.state[name] for name, *_ in item.plan.slots))
-    if all(x.is_contiguous() and x.dtype == dtype and x.device.type == "cpu" for x in tensors):
+    def _kernel(self, item: Item) -> Kernel | str:
+        kernel = self._plans.get(item.plan)
+        if kernel is None:
+            key = (structure(item.plan), item.p.dtype)
+            if key not in self._made:
+                self._made[key] = make(item.plan, item.p)
+            kernel = self._plans[item.plan] = self._made[key]
+        if isinstance(kernel, Kernel):
+            if not item.g.is_contiguous():
+                item.g = item.g.contiguous()
+            tensors = (item.p, item.g, *(item.state[name] for name in kernel.keys))
+            if not all(x.dtype == kernel.dtype and x.is_contiguous() and x.device.type == "cpu" for x in tensors):
+                return f"parameter {tuple(item.p.shape)} or its state is not contiguous {kernel.dtype} on a CPU"
         return kernel
-    return None
 
 
-def _make(item: Item, dtype: torch.dtype) -> Kernel | None:
-    if item.plan.granularity != "element":
-        coarse = next(t for t in item.plan.chain if t.granularity != "element" or any(s.shape for s in t.slots))
-        why = f"{type(coarse).__name__} looks at whole tensors"
-    elif dtype not in TYPES:
-        why = f"parameters are {dtype}; float32 and float64 are compiled"
-    elif item.p.device.type != "cpu":
-        why = f"parameters are on {item.p.device}; compiled steps are for CPUs"
-    else:
-        try:
-            return Kernel(item.plan, dtype)
-        except (Untranslatable, NoCompiler) as error:
-            why = str(error)
-    warnings.warn(f"compile=True: {why}; the step is taken operation by operation", stacklevel=5)
-    return None
+def make(plan: Plan, p: Tensor) -> Kernel | str:
+    """The kernel of a chain for parameters like `p`, or why there is none."""
+    if plan.granularity != "element":
+        coarse = next(t for t in plan.chain if t.granularity != "element" or any(s.shape for s in t.slots))
+        return f"{type(coarse).__name__} looks at whole tensors"
+    if p.dtype not in TYPES:
+        return f"parameters are {p.dtype}; float32 and float64 are compiled"
+    if p.device.type != "cpu":
+        return f"parameters are on {p.device}; compiled steps are for CPUs"
+    try:
+        return Kernel(plan, p.dtype)
+    except (Untranslatable, NoCompiler) as error:
+        return str(error)
+
+
+def structure(plan: Plan) -> tuple[Any, ...]:
+    """What the loop of a chain depends on: its transforms with every float left out, and its slots."""
+    transforms = tuple((type(t), *map(_shape_of, vars(t).values())) for t in plan.chain)
+    return *transforms, *(key for key, *_ in plan.slots)
+
+
+def _shape_of(value: Any) -> Any:
+    return float if isinstance(value, float) else value
 
 
 class NoCompiler(Exception):
@@ -138,15 +168,26 @@ def compiler() -> str | None:
 @functools.cache
 def _load(text: str) -> Step:
     """The compiled function of a source text, from the cache if it is there."""
-    made_for = hashlib.sha256("\0".join([text, *FLAGS, _machine()]).encode()).hexdigest()[:32]
-    library = cache() / f"{made_for}.so"
-    if not library.exists():
-        _compile(text, library)
-    step: Any = ctypes.CDLL(str(library)).step
+    made_for = hashlib.sha256("\0".join([text, *FLAGS, _machine(), str(compiler())]).encode()).hexdigest()[:32]
+    try:
+        found = next((file for file in cache().glob(f"{made_for}-*.so") if _intact(file)), None)
+        library = found or _compile(text, made_for)
+        step: Any = ctypes.CDLL(str(library)).step
+    except (OSError, RuntimeError) as error:  # no home, nowhere to write, or nothing there may be loaded
+        raise NoCompiler(f"the cache of kernels cannot be used ({error}); $XDG_CACHE_HOME may name another") from None
     pointer = ctypes.c_void_p
     step.argtypes = [ctypes.c_int64, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int64]
     step.restype = None
     return step  # type: ignore[no-any-return]
+
+
+def _intact(library: Path) -> bool:
+    """Whether a library still is what its name says."""
+    return library.stem.endswith("-" + _digest(library))
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
 
 
 def cache() -> Path:
@@ -155,19 +196,25 @@ def cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "shoal" / "kernels"
 
 
-def _compile(text: str, library: Path) -> None:
+def _compile(text: str, made_for: str) -> Path:
+    """Make a library; it appears whole or not at all.
+
+    Raises:
+        NoCompiler: there is none, or it failed.
+    """
     found = compiler()
     if found is None:
         raise NoCompiler("there is no C++ compiler (Debian: apt install g++)")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        code, made = Path(folder) / "step.cpp", Path(folder) / "step.so"
+    folder = cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        code, made = Path(work) / "step.cpp", Path(work) / "step.so"
         code.write_text(text)
         done = subprocess.run([found, *FLAGS, "-o", str(made), str(code)], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             raise NoCompiler(f"{found} failed: {lines[0]}")
-        made.replace(library)
+        return made.replace(folder / f"{made_for}-{_digest(made)}.so")
 
 
 @functools.cache
@@ -177,4 +224,4 @@ def _machine() -> str:
         words = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         words = platform.processor()
-    return f"{platform.machine()} {words} {compiler()}"
+    return f"{platform.machine()} {words}"

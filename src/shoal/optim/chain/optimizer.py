@@ -94,7 +94,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
-        self._kernels: dict[Any, Any] = {}
+        self._kernels: Any = None
         super().__init__(params, defaults)
 
     # -- what a subclass says -------------------------------------------------------------------------------------
@@ -134,18 +134,22 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group; its settings are checked like the constructor's."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        check(type(self), {name: group[name] for name in self.arguments})
-        for p in group["params"]:
-            if p.is_complex():
-                raise ValueError(
-                    f"params: got a complex parameter of shape {tuple(p.shape)}; "
-                    "real ones are allowed (torch.view_as_real)"
-                )
-        self._plans(len(self.param_groups) - 1, group)  # what does not go together is refused now
+        try:
+            check(type(self), {name: group[name] for name in self.arguments})
+            for p in group["params"]:
+                if p.is_complex():
+                    raise ValueError(
+                        f"params: got a complex parameter of shape {tuple(p.shape)}; "
+                        "real ones are allowed (torch.view_as_real)"
+                    )
+            self._plans(len(self.param_groups) - 1, group)  # what does not go together is refused now
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels = {}, {}
+        self._chains, self._kernels = {}, None
         for group in self.param_groups:
             for name, value in self.arguments.items():
                 group.setdefault(name, value)
@@ -194,9 +198,10 @@ class Optimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             (compiled if group["compile"] else plain).extend(self._items(number, group))
         if compiled:
-            from shoal.optim.chain.compiled import step_compiled
+            from shoal.optim.chain.compiled import Kernels
 
-            step_compiled(compiled, self._kernels)
+            self._kernels = self._kernels or Kernels()
+            plain += self._kernels.step(compiled)
         step_items(plain)
         return loss
 
@@ -214,10 +219,13 @@ class Optimizer(torch.optim.Optimizer):
                 raise RuntimeError(
                     f"{type(self).__name__} takes no sparse gradients; got one of shape {tuple(g.shape)}"
                 )
+            if p not in plans:  # somebody put other parameters into the group
+                del self._chains[number]
+                plans = self._plans(number, group)
             plan, state = plans[p], self.state[p]
-            if not state:
-                state["step"] = 0
-                state.update(plan.fresh(p, key(int(group.get("seed", 0)), "optimizer", first + i)))
+            if "step" not in state or not plan.keys <= state.keys():  # at first, and when settings bring new slots
+                fresh = plan.fresh(p, key(int(group.get("seed", 0)), "optimizer", first + i))
+                state.update({"step": 0, **fresh, **state})
             state["step"] += 1
             same = (id(plan.chain), state["step"])
             numbers = scalars.get(same)

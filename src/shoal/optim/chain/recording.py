@@ -37,18 +37,25 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
     "add": lambda a, b, alpha=1: _sum(a, b, "+", alpha),
     "addcdiv": lambda a, b, c, value=1: f"({a} + {_scaled(b, c, '/', value)})",
     "addcmul": lambda a, b, c, value=1: f"({a} + {_scaled(b, c, '*', value)})",
-    "atan2": lambda a, b: f"std::atan2({a}, {b})",
+    "_to_copy": lambda x: x,
+    "atan2": lambda a, b: f"std::atan2(T({a}), T({b}))",
+    "bitwise_and": lambda a, b: f"({a} && {b})",
+    "bitwise_not": lambda a: f"(!{a})",
+    "bitwise_or": lambda a, b: f"({a} || {b})",
+    "ceil": lambda x: f"std::ceil({x})",
     "clamp": _clamp,
     "clamp_max": lambda x, high: _clamp(x, None, high),
     "clamp_min": lambda x, low: _clamp(x, low),
     "clone": lambda x: x,
     "copy": lambda a, b: b,
+    "copysign": lambda a, b: f"std::copysign(T({a}), T({b}))",
     "cos": lambda x: f"std::cos({x})",
     "div": lambda a, b: f"({a} / {b})",
     "eq": lambda a, b: f"({a} == {b})",
     "exp": lambda x: f"std::exp({x})",
     "expm1": lambda x: f"std::expm1({x})",
     "fill": lambda a, b: b,
+    "floor": lambda x: f"std::floor({x})",
     "full_like": lambda a, b: b,
     "ge": lambda a, b: f"({a} >= {b})",
     "gt": lambda a, b: f"({a} > {b})",
@@ -60,14 +67,17 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
     "logical_not": lambda a: f"T(!{a})",
     "logical_or": lambda a, b: f"T({a} || {b})",
     "lt": lambda a, b: f"({a} < {b})",
+    "masked_fill": lambda a, c, b: f"({c} ? T({b}) : {a})",
     "maximum": lambda a, b: f"larger({a}, {b})",
     "minimum": lambda a, b: f"smaller({a}, {b})",
     "mul": lambda a, b: f"({a} * {b})",
     "ne": lambda a, b: f"({a} != {b})",
     "neg": lambda x: f"(-{x})",
     "ones_like": lambda x: "T(1)",
-    "pow": lambda a, b: f"std::pow({a}, {b})",
+    "pow": lambda a, b: f"std::pow(T({a}), T({b}))",
     "reciprocal": lambda x: f"(T(1) / {x})",
+    "relu": lambda x: f"larger({x}, T(0))",
+    "round": lambda x: f"std::nearbyint({x})",
     "rsqrt": lambda x: f"(T(1) / std::sqrt({x}))",
     "rsub": lambda a, b, alpha=1: _sum(b, a, "-", alpha),
     "sgn": lambda x: f"sign({x})",
@@ -81,7 +91,8 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
     "where": lambda c, a, b: f"({c} ? {a} : {b})",
     "zeros_like": lambda x: "T(0)",
 }
-ALIASES = {"alias", "detach", "lift_fresh", "_to_copy"}
+ALIASES = {"alias", "detach", "lift_fresh"}
+CONSTANTS = {"full", "ones", "scalar_tensor", "zeros"}
 IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
 
 HEADER = """\
@@ -101,9 +112,13 @@ def source(plan: Plan, dtype: torch.dtype) -> tuple[str, list[tuple[int, str]]]:
     Raises:
         Untranslatable: there is an operation that the loop cannot do.
     """
+    for _, slot, _ in plan.slots:
+        if (slot.dtype or dtype) != dtype:
+            raise Untranslatable(f"slot {slot.name} is kept as {slot.dtype}")
     p, g = torch.tensor([0.5, -1.5], dtype=dtype), torch.tensor([1.0, 2.0], dtype=dtype)
     state = {key: torch.full((2,), 0.5, dtype=dtype) for key, *_ in plan.slots}
-    names = {id(p): "p", id(g): "g", **{id(s): key for key, s in state.items()}}
+    slots = {key: f"s_{key}" for key in state}  # no name of the loop's own starts like this
+    names: dict[int, Any] = {id(p): "p", id(g): "g", **{id(s): slots[key] for key, s in state.items()}}
     order: list[tuple[int, str]] = []
     scalars: list[Scalars] = []
     kept: list[Tensor] = [p, g, *state.values()]
@@ -115,23 +130,24 @@ def source(plan: Plan, dtype: torch.dtype) -> tuple[str, list[tuple[int, str]]]:
             order.append((i, name))
             kept.append(numbers[name])
         scalars.append(SimpleNamespace(**numbers))
-    writer = _Writer(names, kept)
+    writer = _Writer(names, kept, dtype)
     with torch.no_grad(), writer:
         states = plan.bind(state)
         plan.begin(p, states, scalars)
         plan.finish(plan.transform(g, p, g, states, scalars), p, g, states, scalars)
     used = [k for k in range(len(order)) if any(f"c{k}" in words for words in writer.words)]
-    return _loop(writer, list(state), used, dtype), [order[k] for k in used]
+    return _loop(writer, list(slots.values()), used, dtype), [order[k] for k in used]
 
 
 class _Writer(TorchDispatchMode):
     """Writes each operation down as an assignment."""
 
-    def __init__(self, names: dict[int, str], kept: list[Tensor]) -> None:
+    def __init__(self, names: dict[int, Any], kept: list[Tensor], dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lines: list[str] = []
         self.words: list[set[str]] = []
         self.changed: set[str] = set()
+        self._dtype = dtype
         self._names = names
         self._kept = kept  # so that no id is used twice
 
@@ -145,25 +161,31 @@ class _Writer(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         result = func(*args, **kwargs)
-        if name in ALIASES:
-            self._names[id(result)] = self._operand(args[0])
+        constant = name in CONSTANTS and result.numel() == 1
+        if name in ALIASES or constant:
+            self._names[id(result)] = _literal(result.item()) if constant else self._operand(args[0])
             self._kept.append(result)
             return result
         in_place = name.endswith("_")
         form = EXPRESSIONS.get(name.rstrip("_"))
         if form is None or not isinstance(result, Tensor):
             raise Untranslatable(f"{name} is not among the operations of compiled rules")
+        if result.dtype not in (self._dtype, torch.bool):
+            raise Untranslatable(f"{name} gives {result.dtype}")
         operands = [self._operand(a) for a in args]
         named = {key: self._operand(value) for key, value in kwargs.items() if key not in IGNORED}
         named = {{"min": "low", "max": "high"}.get(key, key): value for key, value in named.items()}
-        expression = form(*operands, **named)
+        try:
+            expression = form(*operands, **named)
+        except TypeError:
+            raise Untranslatable(f"{name} with {', '.join(kwargs)} is not an operation of compiled rules") from None
         target = operands[0] if in_place else f"v{len(self.lines)}"
         if in_place:
             self.changed.add(target)
         else:
             self._names[id(result)] = target
             self._kept.append(result)
-        kind = "" if in_place else "const bool " if result.dtype == torch.bool else "T "
+        kind = "" if in_place else "bool " if result.dtype == torch.bool else "T "
         self.lines.append(f"{kind}{target} = {expression};")
         self.words.append({word for word in [*operands, *named.values()] if isinstance(word, str)})
         return result
@@ -182,8 +204,12 @@ class _Writer(TorchDispatchMode):
 
 
 def _literal(value: float) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if value == 1:
         return 1
+    if math.isnan(value):
+        return "T(NAN)"
     if math.isinf(value):
         return "T(INFINITY)" if value > 0 else "T(-INFINITY)"
     return f"T({value!r})"
@@ -191,10 +217,10 @@ def _literal(value: float) -> Any:
 
 def _loop(writer: _Writer, slots: Sequence[str], scalars: Sequence[int], dtype: torch.dtype) -> str:
     tensors = ["p", "g", *slots]
-    reads = "\n".join(f"        T {name} = {name}_[i];" for name in tensors)
+    reads = "\n".join(f"        T {name} = at_{name}[i];" for name in tensors)
     body = "\n".join(f"        {line}" for line in writer.lines)
-    writes = "\n".join(f"        {name}_[i] = {name};" for name in tensors if name in writer.changed)
-    pointers = "\n".join(f"    T* __restrict {name}_ = tensors[{i}];" for i, name in enumerate(tensors))
+    writes = "\n".join(f"        at_{name}[i] = {name};" for name in tensors if name in writer.changed)
+    pointers = "\n".join(f"    T* __restrict at_{name} = tensors[{i}];" for i, name in enumerate(tensors))
     numbers = "\n".join(f"    const T c{k} = c[{i}];" for i, k in enumerate(scalars))
     return f"""{HEADER.format(T="float" if dtype == torch.float32 else "double")}
 static void some(T* const* tensors, const T* c, int64_t start, int64_t stop) {{

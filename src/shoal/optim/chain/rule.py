@@ -64,6 +64,10 @@ class Rule:
         """Whether every entry of every parameter is stepped by itself."""
         return all(self.plan(param).granularity == "element" for param in params)
 
+    def remembers(self, params: Iterable[Param]) -> bool:
+        """Whether there is any state."""
+        return any(self.plan(param).slots for param in params)
+
     def then(self, *links: Transform) -> Rule:
         """The rule with more transforms at the end of its chain."""
         return Rule(self.name, self.lr, lambda param: (*self.plan(param).chain, *links), self.seed)
@@ -193,6 +197,7 @@ class Plan:
                 self.slots.append((key, slot, slot.shape_for(shape)))
                 own.append((slot.name, key))
             self.names.append(own)
+        self.keys = frozenset(taken)
         grains = {"element" if slot.shape is None else "tensor" for _, slot, _ in self.slots}
         grains |= {transform.granularity for transform in chain}
         self.granularity = "model" if "model" in grains else "tensor" if "tensor" in grains else "element"
@@ -236,7 +241,7 @@ class Plan:
         return [
             {
                 name: (value if isinstance(value, Tensor) else torch.full_like(t, value)).to(
-                    torch.bool if isinstance(value, Tensor) and value.dtype == torch.bool else dtype
+                    torch.bool if isinstance(value, Tensor) and value.dtype == torch.bool else compute_dtype(dtype)
                 )
                 for name, value in vars(part).items()
             }
