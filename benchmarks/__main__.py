@@ -17,6 +17,7 @@ NAMES = {
     "messages": "CPU microseconds a message",
     "scale": "10,000 peers: memory and growth",
     "start": "how soon the command line answers",
+    "optimizers": "a step of every optimizer beside torch's fused AdamW and other packages",
 }
 
 

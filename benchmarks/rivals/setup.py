@@ -62,7 +62,13 @@ def byzfl(python: Path) -> None:
     pip(python, "-c", str(CONSTRAINTS), *wanted)
 
 
-RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl}
+def optimizers(python: Path) -> None:
+    """pytorch-optimizer and heavyball, for `benchmarks/optimizers.py`, which runs Shoal's own beside them."""
+    wanted = ("pytorch-optimizer==4.1.0", "heavyball==3.2.1", "safetensors", "msgspec")
+    pip(python, "-c", str(CONSTRAINTS), *wanted)
+
+
+RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers}
 
 
 def install(name: str, again: bool = False) -> None:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.optim.schedules import constant, constant_warmup, gradual_warmup, large_minibatch, linear_scaling, step_decay
+from shoal.optim.schedules import (
+    constant,
+    constant_warmup,
+    gradual_warmup,
+    large_minibatch,
+    linear_scaling,
+    step_decay,
+    warmup_cosine,
+)
 from tests.restatements import linear_scaling_warmup as restated
 
 RATES = st.floats(1e-4, 10.0)
@@ -50,3 +58,19 @@ def test_warmup_meets_the_schedule_without_a_jump() -> None:
 def test_impossible_rates_are_refused(lr: float) -> None:
     with pytest.raises(ValueError, match="lr"):
         constant(lr)
+
+
+@given(peak=RATES, final=RATES, steps=st.integers(2, 40), data=st.data())
+def test_a_cosine_after_a_warmup_is_the_closed_form(peak: float, final: float, steps: int, data: st.DataObject) -> None:
+    warmup = data.draw(st.integers(0, steps - 1))
+    schedule = warmup_cosine(peak, steps=steps, warmup_steps=warmup, final=final)
+    rising = peak * np.arange(1, warmup + 1) / max(1, warmup)
+    falling = final + (peak - final) * (1 + np.cos(np.pi * np.arange(1, steps - warmup + 1) / (steps - warmup))) / 2
+    expected = np.concatenate([rising, falling, [final, final]])
+    np.testing.assert_allclose([schedule(t) for t in range(steps + 2)], expected, rtol=1e-12, atol=1e-12 * peak)
+
+
+@pytest.mark.parametrize("warmup", [-1, 5, 6])
+def test_a_warmup_that_leaves_no_step_is_refused(warmup: int) -> None:
+    with pytest.raises(ValueError, match=f"warmup_steps: got {warmup}"):
+        warmup_cosine(0.1, steps=5, warmup_steps=warmup)

@@ -1,9 +1,44 @@
-"""Optimizers: how one learner moves. Rules are chains of small transforms that step one model or many stacked ones."""
+"""Optimizers: how one learner moves. Each is a `torch.optim.Optimizer`, and a rule that steps many stacked models.
 
+An optimizer is a chain of small transforms (`shoal.optim.chain`), one file a method. `chain(...)` makes new ones.
+"""
+
+from shoal.optim.adabound import AdaBound, AMSBound
+from shoal.optim.adadelta import Adadelta
+from shoal.optim.adafactor import AdaFactor
+from shoal.optim.adagrad import Adagrad
+from shoal.optim.adalomo import LOMO, AdaLomo
 from shoal.optim.adam import Adam, AdamScaling
+from shoal.optim.adam_atan2 import AdamAtan2
+from shoal.optim.adam_cm import AdamCM
+from shoal.optim.adam_mini import AdamMini
+from shoal.optim.adamax import AdaMax
+from shoal.optim.adamod import AdaMod
+from shoal.optim.adamp import SGDP, AdamP
 from shoal.optim.adamw import SGDW, AdamW
+from shoal.optim.adopt import ADOPT
+from shoal.optim.amsgrad import AdamNC, AMSGrad
+from shoal.optim.apollo import APOLLO, APOLLOMini
+from shoal.optim.badam import BAdam
+from shoal.optim.cautious import Cautious, CautiousMask
 from shoal.optim.chain import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
+from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
+from shoal.optim.diffgrad import DiffGrad
+from shoal.optim.exadam import EXAdam
+from shoal.optim.fadam import FAdam
+from shoal.optim.laprop import LaProp
+from shoal.optim.large_batch import LAMB, LARS, warmup_polynomial
+from shoal.optim.lion import Lion
+from shoal.optim.lookahead import Lookahead, SlowWeights
+from shoal.optim.mars import MARS, MarsGradient
+from shoal.optim.microadam import MicroAdam
+from shoal.optim.nadam import NAdam
+from shoal.optim.novograd import NovoGrad
+from shoal.optim.radam import RAdam
+from shoal.optim.ranger21 import Ranger21
+from shoal.optim.recombined import chain
+from shoal.optim.rmsprop import RMSProp
 from shoal.optim.schedules import (
     Schedule,
     constant,
@@ -14,31 +49,85 @@ from shoal.optim.schedules import (
     step_decay,
 )
 from shoal.optim.sgd import SGD
+from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
+from shoal.optim.swats import SWATS
+from shoal.optim.upgd import UPGD
 from shoal.optim.velocity import CorrectedVelocity, Velocity
+from shoal.optim.xgrad import PredictedWeights, XGrad
 
 __all__ = [
+    "ADOPT",
+    "APOLLO",
+    "LAMB",
+    "LARS",
+    "LOMO",
+    "MARS",
     "SGD",
+    "SGDP",
     "SGDW",
+    "SWATS",
+    "UPGD",
+    "AMSBound",
+    "AMSGrad",
+    "APOLLOMini",
+    "AdaBound",
+    "AdaFactor",
+    "AdaLomo",
+    "AdaMax",
+    "AdaMod",
+    "Adadelta",
+    "Adagrad",
     "Adam",
+    "AdamAtan2",
+    "AdamCM",
+    "AdamMini",
+    "AdamNC",
+    "AdamP",
+    "AdamSNSM",
     "AdamScaling",
     "AdamW",
+    "BAdam",
+    "Cautious",
+    "CautiousMask",
     "Chain",
     "CorrectedVelocity",
+    "CoupledAdam",
     "DecayAfter",
     "DecoupledDecay",
+    "DiffGrad",
+    "EXAdam",
+    "FAdam",
+    "LaProp",
+    "Lion",
+    "Lookahead",
+    "MarsGradient",
+    "MicroAdam",
     "Momentum",
+    "NAdam",
+    "NovoGrad",
     "Optimizer",
     "Param",
+    "PredictedWeights",
+    "RAdam",
+    "RMSProp",
+    "Ranger21",
     "Rule",
     "Schedule",
     "Slot",
+    "SlowWeights",
+    "SubsetNorm",
+    "SubspaceMomentum",
     "Transform",
     "Velocity",
     "WeightDecay",
+    "XGrad",
+    "chain",
     "constant",
     "constant_warmup",
+    "embedding_groups",
     "gradual_warmup",
     "large_minibatch",
     "linear_scaling",
     "step_decay",
+    "warmup_polynomial",
 ]

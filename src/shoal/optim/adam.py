@@ -8,15 +8,19 @@ D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.69
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from shoal.optim.chain import Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.chain.ops import ema_, ema_square_
 from shoal.optim.chain.optimizer import Settings
+from shoal.optim.chain.rule import Item
 from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
-from shoal.optim.common import coupled
+from shoal.optim.common import DecoupledDecay, WeightDecay, coupled
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,37 @@ class AdamScaling(Transform):
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         return m / v.sqrt().div_(c.root2).add_(c.eps).mul_(c.correction1)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel, alone or after either kind of weight decay."""
+        *before, _ = items[0].plan.chain
+        if len(before) > 1 or not all(isinstance(t, WeightDecay | DecoupledDecay) for t in before):
+            return False
+        first = items[0].p
+        columns = [[item.p for item in items], [item.g for item in items]]
+        columns += [[item.state[slot] for item in items] for slot in ("m", "v")]
+        kind = (first.dtype, first.device)
+        if first.dtype not in (torch.float32, torch.float64) or first.device.type not in ("cpu", "cuda"):
+            return False
+        if not all((x.dtype, x.device) == kind and x.is_contiguous() for column in columns for x in column):
+            return False
+        c = items[0].scalars[-2]
+        steps = [torch.tensor(c.t, dtype=torch.float32, device=first.device)] * len(items)
+        decay = before[0] if before else WeightDecay(0.0)
+        kernel: Any = torch._fused_adamw_ if isinstance(decay, DecoupledDecay) else torch._fused_adam_
+        kernel(
+            *columns,
+            [],
+            steps,
+            lr=c.lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=decay.settings()["lam"],
+            eps=self.eps,
+            amsgrad=False,
+            maximize=items[0].negate,
+        )
+        return True
 
 
 class Adam(Optimizer):

@@ -92,6 +92,37 @@ def constant_warmup(schedule: Schedule, *, start: float, steps: float) -> Schedu
     return lambda step: schedule(step) if step >= steps else start
 
 
+def warmup_cosine(peak: float, *, steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
+    """Linear up to `peak` in the warm-up, then half a cosine down to `final`, which is the rate of the last step.
+
+    Counts steps as `shoal.optim.large_batch.warmup_polynomial`, the same with a polynomial, does.
+    I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016, arXiv:1608.03983.
+
+    Args:
+        peak: rate of the last step of the warm-up, >= 0.
+        steps: of the whole training; `final` is kept after them.
+        warmup_steps: in [0, steps). The first step has peak / warmup_steps, not 0.
+        final: >= 0.
+
+    >>> schedule = warmup_cosine(1.0, steps=6, warmup_steps=2)
+    >>> [round(schedule(t), 3) for t in range(6)]
+    [0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    _rate("peak", peak)
+    _rate("final", final)
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"warmup_steps: got {warmup_steps}; a number >= 0 and below steps = {steps} is allowed")
+
+    def rate(step: float) -> float:
+        t = step + 1.0
+        if t <= warmup_steps:
+            return peak * t / warmup_steps
+        done = min(1.0, (t - warmup_steps) / (steps - warmup_steps))
+        return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return rate
+
+
 def large_minibatch(
     batch: int,
     epoch: float,

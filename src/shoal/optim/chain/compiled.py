@@ -27,11 +27,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from shoal.optim.chain.recording import Untranslatable, source
-from shoal.optim.chain.rule import Item, Plan
+from shoal.optim.chain.rule import Item, Plan, step_items
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
+VECTOR_MATHS = ("-DVECTOR_MATHS=1", "-lmvec")  # where the C library has such functions (glibc 2.35, x86)
 SHARE = 1 << 18  # entries that are worth another thread
 TYPES = {torch.float32: "f", torch.float64: "d"}
 STACK = 5  # frames between a warning and whoever called `step`, torch's own among them
@@ -83,6 +85,33 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
+def step_compiled(items: Sequence[Item], kernels: dict[Any, Any]) -> None:
+    """One step: by kernels what they can take, the rest operation by operation.
+
+    Args:
+        items: parameters of the step.
+        kernels: what is known of earlier steps; an empty dictionary at first.
+    """
+    rest = step_by_kernels(items, kernels)
+    if rest:
+        step_items(rest)
+
+
+def step_by_kernels(items: Sequence[Item], kernels: dict[Any, Any]) -> list[Item]:
+    """Step what kernels can take, and warn once of what they cannot.
+
+    Returns:
+        The rest.
+    """
+    known = kernels.get(Kernels)
+    if known is None:
+        known = kernels[Kernels] = Kernels()
+    rest, new = known.step(items)
+    for why in new:
+        warnings.warn(f"compile=True: {why}; the step is taken operation by operation", stacklevel=STACK)
+    return rest
+
+
 class Kernels:
     """The kernels of one optimizer, or why there are none."""
 
@@ -91,14 +120,16 @@ class Kernels:
         self._plans: WeakKeyDictionary[Plan, Kernel | str] = WeakKeyDictionary()
         self._said: set[str] = set()
 
-    def step(self, items: Sequence[Item]) -> list[Item]:
-        """Step what kernels can take; warn once of what they cannot.
+    @_disable_dynamo  # within a compiled training loop: recording and pointers are not for tracing
+    def step(self, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+        """Step what kernels can take.
 
         Returns:
-            The rest.
+            The rest, and reasons for it that have not been given before.
         """
         groups: dict[tuple[int, int, bool], tuple[Kernel, list[Item]]] = {}
-        rest = []
+        rest: list[Item] = []
+        new: list[str] = []
         for item in items:
             kernel = self._kernel(item)
             if isinstance(kernel, Kernel):
@@ -107,10 +138,10 @@ class Kernels:
             rest.append(item)
             if kernel not in self._said:
                 self._said.add(kernel)
-                warnings.warn(f"compile=True: {kernel}; the step is taken operation by operation", stacklevel=STACK)
+                new.append(kernel)
         for kernel, some in groups.values():
             kernel(some)
-        return rest
+        return rest, new
 
     def _kernel(self, item: Item) -> Kernel | str:
         kernel = self._plans.get(item.plan)
@@ -124,7 +155,10 @@ class Kernels:
                 item.g = item.g.contiguous()
             tensors = (item.p, item.g, *(item.state[name] for name in kernel.keys))
             if not all(x.dtype == kernel.dtype and x.is_contiguous() and x.device.type == "cpu" for x in tensors):
-                return f"parameter {tuple(item.p.shape)} or its state is not contiguous {kernel.dtype} on a CPU"
+                return f"a parameter or its state is not contiguous, or not {kernel.dtype} on a CPU"
+            if any(x.numel() != item.p.numel() for x in tensors):  # the loop would leave its memory
+                shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+                raise RuntimeError(f"parameter, gradient and state must have one shape; got {shapes}")
         return kernel
 
 
@@ -168,7 +202,8 @@ def compiler() -> str | None:
 @functools.cache
 def _load(text: str) -> Step:
     """The compiled function of a source text, from the cache if it is there."""
-    made_for = hashlib.sha256("\0".join([text, *FLAGS, _machine(), str(compiler())]).encode()).hexdigest()[:32]
+    depends = [text, *FLAGS, *VECTOR_MATHS, _machine(), str(compiler())]
+    made_for = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:32]
     try:
         found = next((file for file in cache().glob(f"{made_for}-*.so") if _intact(file)), None)
         library = found or _compile(text, made_for)
@@ -210,8 +245,12 @@ def _compile(text: str, made_for: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         code, made = Path(work) / "step.cpp", Path(work) / "step.so"
         code.write_text(text)
-        done = subprocess.run([found, *FLAGS, "-o", str(made), str(code)], capture_output=True, text=True, check=False)
-        if done.returncode:
+        for more in (VECTOR_MATHS, ()):
+            argv = [found, *FLAGS, "-o", str(made), str(code), *more]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                break
+        else:
             lines = done.stderr.strip().splitlines() or ["no message"]
             raise NoCompiler(f"{found} failed: {lines[0]}")
         return made.replace(folder / f"{made_for}-{_digest(made)}.so")

@@ -11,38 +11,49 @@ from torch import Tensor
 Number = Any  # float, bool or Tensor
 
 
+def _mapped(weight: Tensor) -> bool:
+    """Whether it is one number a peer under `torch.func.vmap`, which has no rule for `lerp_` and `addcmul`."""
+    return torch._C._functorch.is_batchedtensor(weight)
+
+
 def ema_(average: Tensor, x: Tensor, weight: Number) -> Tensor:
     """average <- average + weight (x - average), in place."""
+    if isinstance(weight, Tensor) and _mapped(weight):
+        return average.copy_(torch.lerp(average, x, weight))
     return average.lerp_(x, weight)
 
 
 def ema_square_(average: Tensor, x: Tensor, beta: Number, weight: Number) -> Tensor:
     """average <- beta average + weight x x, in place."""
-    if isinstance(weight, Tensor):
-        return average.mul_(beta).addcmul_(x * weight, x)
-    return average.mul_(beta).addcmul_(x, x, value=weight)
+    return ema_product_(average, x, x, beta, weight)
 
 
 def ema_product_(average: Tensor, x: Tensor, y: Tensor, beta: Number, weight: Number) -> Tensor:
     """average <- beta average + weight x y, in place."""
-    if isinstance(weight, Tensor):
-        return average.mul_(beta).addcmul_(x * weight, y)
-    return average.mul_(beta).addcmul_(x, y, value=weight)
+    if not isinstance(weight, Tensor):
+        return average.mul_(beta).addcmul_(x, y, value=weight)
+    return plus_(average.mul_(beta), x * y, weight)
 
 
 def plus(x: Tensor, y: Tensor, weight: Number) -> Tensor:
     """x + weight y, a new tensor."""
-    return torch.addcmul(x, y, weight) if isinstance(weight, Tensor) else torch.add(x, y, alpha=weight)
+    if not isinstance(weight, Tensor):
+        return torch.add(x, y, alpha=weight)
+    return x + y * weight if _mapped(weight) else torch.addcmul(x, y, weight)
 
 
 def plus_(x: Tensor, y: Tensor, weight: Number) -> Tensor:
     """x <- x + weight y, in place."""
-    return x.addcmul_(y, weight) if isinstance(weight, Tensor) else x.add_(y, alpha=weight)
+    if not isinstance(weight, Tensor):
+        return x.add_(y, alpha=weight)
+    return x.add_(y * weight) if _mapped(weight) else x.addcmul_(y, weight)
 
 
 def minus_(x: Tensor, y: Tensor, weight: Number) -> Tensor:
     """x <- x - weight y, in place."""
-    return x.addcmul_(y, weight, value=-1.0) if isinstance(weight, Tensor) else x.sub_(y, alpha=weight)
+    if not isinstance(weight, Tensor):
+        return x.sub_(y, alpha=weight)
+    return x.sub_(y * weight) if _mapped(weight) else x.addcmul_(y, weight, value=-1.0)
 
 
 def select(condition: Number, yes: Tensor, no: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeAlias, dataclass_transform, overload
+from typing import Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ Settings: TypeAlias = Any
 MISSING: Any = inspect.Parameter.empty
 
 
-def option(*, default: Any = MISSING, kw_only: bool = True) -> Any:
+def option(*, default: Any = MISSING, kw_only: Literal[True] = True) -> Any:
     """A keyword-only argument of an optimizer class."""
     return _Option(default)
 
@@ -33,7 +33,11 @@ class _Option:
 
 
 @dataclass_transform(field_specifiers=(option,))
-class Optimizer(torch.optim.Optimizer):
+class _Declared:
+    """Tells type checkers that annotated attributes are arguments of the constructor."""
+
+
+class Optimizer(_Declared, torch.optim.Optimizer):
     """Base of the optimizers: a subclass names its arguments and its chain.
 
         class Sign(Optimizer):
@@ -59,12 +63,11 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     params: Params
-    maximize: bool = option(default=False)
-    compile: bool = option(default=False)
+    maximize: bool = option(default=False, kw_only=True)
+    compile: bool = option(default=False, kw_only=True)
 
     about: ClassVar[dict[str, Argument]] = {}
     arguments: ClassVar[dict[str, Any]] = {}
-    around: tuple[Transform, ...] = ()  # at the end of every chain, put there by a wrapper such as Cautious
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -74,7 +77,7 @@ class Optimizer(torch.optim.Optimizer):
             if not issubclass(base, Optimizer):
                 continue
             for name, kind in inspect.get_annotations(base).items():
-                if name in ("params", "around") or "ClassVar" in str(kind):
+                if name == "params" or "ClassVar" in str(kind):
                     continue
                 value = base.__dict__.get(name, MISSING)
                 if isinstance(value, _Option):
@@ -94,7 +97,8 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
-        self._kernels: Any = None
+        self._kernels: dict[Any, Any] = {}
+        self.around: tuple[Transform, ...] = ()  # at the end of every chain, put there by a wrapper such as Cautious
         super().__init__(params, defaults)
 
     # -- what a subclass says -------------------------------------------------------------------------------------
@@ -149,16 +153,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels = {}, None
+        self._chains, self._kernels = {}, {}
         for group in self.param_groups:
             for name, value in self.arguments.items():
                 group.setdefault(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        if self.around:
-            state["around"] = self.around
-        return state
+        return {**state, "around": self.around}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a state; slots keep their own dtype (torch would give them their parameter's)."""
@@ -198,11 +200,10 @@ class Optimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             (compiled if group["compile"] else plain).extend(self._items(number, group))
         if compiled:
-            from shoal.optim.chain.compiled import Kernels
+            from shoal.optim.chain.compiled import step_by_kernels
 
-            self._kernels = self._kernels or Kernels()
-            plain += self._kernels.step(compiled)
-        step_items(plain)
+            plain += step_by_kernels(compiled, self._kernels)
+        step_items(_not_fused(plain))
         return loss
 
     def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
@@ -257,6 +258,26 @@ class Optimizer(torch.optim.Optimizer):
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def _not_fused(items: list[Item]) -> list[Item]:
+    """What is left to be stepped after torch's fused kernels took what they can."""
+    groups: dict[tuple[int, bool], list[Item]] = {}
+    for item in items:
+        groups.setdefault((id(item.scalars), item.negate), []).append(item)
+    rest = []
+    for some in groups.values():
+        chain = some[0].plan.chain
+        own = chain and "fused" in vars(type(chain[-1]))  # an inherited kernel may not be the subclass's step
+        if not (own and all(map(_of_one_size, some)) and chain[-1].fused(some)):
+            rest += some
+    return rest
+
+
+def _of_one_size(item: Item) -> bool:
+    """Torch's fused kernels do not look, and leave the memory of what is smaller; other operations raise."""
+    n = item.p.numel()
+    return item.g.numel() == n and all(item.state[key].numel() == n for key in item.plan.keys)
+
+
 @dataclass(frozen=True)
 class _Links:
     """The chain of an optimizer class with certain settings, for a rule."""
@@ -278,8 +299,9 @@ def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
         argument = cls.about.get(name) or SHARED.get(name)
         if argument is None:
             continue
+        number = isinstance(cls.arguments.get(name, MISSING), float) or name == "lr"
         try:
-            allowed = argument.check(value)
+            allowed = not (number and isinstance(value, str | bool)) and argument.check(value)
         except (TypeError, ValueError):
             allowed = False
         if not allowed:

@@ -381,7 +381,10 @@ def _step_together(items: Sequence[Item]) -> None:
             updates[i] = item.plan.transform(updates[i], q, g, states, scalars[i], position, stop)
             measured = item.plan.chain[stop].measure(updates[i], q, g, states[stop], scalars[i][stop])
             for name, value in measured.items():
-                totals[name] = totals[name] + value.to(totals[name].device) if name in totals else value
+                if name in totals:
+                    join = torch.maximum if name.startswith("max_") else torch.add
+                    value = join(totals[name], value.to(totals[name].device))
+                totals[name] = value
         for (q, _, _), numbers in zip(ready, scalars, strict=True):
             vars(numbers[stop]).update({name: value.to(q.device) for name, value in totals.items()})
         position = stop

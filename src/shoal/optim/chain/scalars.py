@@ -51,5 +51,6 @@ maximum = _both(max, torch.maximum)
 def where(condition: bool | Tensor, yes: Scalar, no: Scalar) -> Any:
     """`yes` where the condition holds, else `no`. Both are worked out, so neither may fail."""
     if isinstance(condition, Tensor):
-        return torch.where(condition, yes, no)
+        like = torch.zeros_like(condition, dtype=torch.float64)  # two floats would come out in single precision
+        return torch.where(condition, *(x if isinstance(x, Tensor) else like + x for x in (yes, no)))
     return yes if condition else no

@@ -8,15 +8,18 @@ written once, for a single tensor, and never looks at a value: the same lines st
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from shoal.optim.chain.scalars import Scalar
+
+if TYPE_CHECKING:
+    from shoal.optim.chain.rule import Item
 
 Granularity = Literal["element", "tensor", "model"]
 Shape = tuple[int, ...]
@@ -79,7 +82,10 @@ class Transform:
         """Change the parameter in place before anything else (of the first transform first)."""
 
     def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
-        """Granularity "model" only: numbers that are summed over all parameters and given to `apply` in `c`."""
+        """Granularity "model" only: numbers that `apply` gets in `c`, summed over all parameters.
+
+        Of those whose names begin with "max_" it gets the largest.
+        """
         return {}
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
@@ -98,6 +104,16 @@ class Transform:
 
     def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
         """Change the stepped parameter in place (of the last transform first); `u` is the update that was taken."""
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """Take the whole step of some parameters by one kernel of torch's, if there is one that does just that.
+
+        Asked of the last transform of a chain; the parameters share their chain, their scalars and their direction.
+
+        Returns:
+            Whether the step has been taken.
+        """
+        return False
 
     def settings(self) -> dict[str, float]:
         """The fields that are numbers: they reach `apply` in `c`."""

@@ -1,0 +1,70 @@
+"""Adagrad: the gradient over the root of the sum of all its squares.
+
+    w <- w + g^2        p <- p - lr / (1 + (t - 1) lr_decay) g / (sqrt(w) + eps)
+
+J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 12
+(2011); the diagonal form.
+
+`lr_decay` is torch's. With `eps=0.0` an entry stays until it has seen a gradient: the publication's pseudo-inverse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.chain.arguments import at_least
+from shoal.optim.chain.ops import divide
+from shoal.optim.chain.optimizer import Settings
+from shoal.optim.chain.scalars import Scalar
+from shoal.optim.common import coupled
+
+
+@dataclass(frozen=True)
+class SumScaling(Transform):
+    """u / (sqrt(w) + eps), over 1 + (t - 1) lr_decay."""
+
+    eps: float = 1e-10
+    lr_decay: float = 0.0
+    initial: float = 0.0
+    exact: bool = False  # no eps: a root of 0 is allowed for
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The sum of squares."""
+        return (Slot("squares", start=self.initial),)
+
+    def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
+        """What the learning rate is divided by."""
+        return {"slowing": 1.0 + (t - 1.0) * self.lr_decay}
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """Add to the sum and return the scaled gradient."""
+        root: Tensor = s.squares.addcmul_(u, u).sqrt()
+        if self.exact:
+            return divide(u, root.mul_(c.slowing))
+        return u / root.add_(c.eps).mul_(c.slowing)
+
+
+class Adagrad(Optimizer):
+    """Adagrad, as `torch.optim.Adagrad`; `weight_decay` adds to the gradient (L2)."""
+
+    lr: float = 1e-2
+    lr_decay: float = 0.0
+    weight_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+
+    about: ClassVar[dict[str, Argument]] = {
+        "lr_decay": Argument("how fast the learning rate falls", "a finite number >= 0", at_least(0.0)),
+        "initial_accumulator_value": Argument("start of the sum of squares", "a finite number >= 0", at_least(0.0)),
+    }
+
+    @classmethod
+    def links(cls, h: Settings, param: Param) -> Chain:
+        """L2 decay, then the scaling."""
+        scaling = SumScaling(h.eps, h.lr_decay, h.initial_accumulator_value, not h.eps)
+        return *coupled(h.weight_decay), scaling

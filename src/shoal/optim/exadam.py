@@ -1,0 +1,87 @@
+"""EXAdam: bias corrections that look at the other moment, and the present gradient once more.
+
+    m <- beta1 m + (1 - beta1) g                      v <- beta2 v + (1 - beta2) g^2
+    d1 = 1 + v / (v + eps) beta2^t                    d2 = 1 + m^2 / (m^2 + eps) beta1^t
+    m~ = m d1 / (1 - beta1^t)                         v~ = v d2 / (1 - beta2^t)             g~ = g d1 / (1 - beta1^t)
+    p <- (1 - lr lam) p - lr (m~ + g~) / (sqrt(v~) + eps)
+
+A. M. Adly, "EXAdam: The Power of Adaptive Cross-Moments", arXiv:2412.20302 (2024).
+
+This is the second version of the publication, and the author's present code. In the first version the rate grows:
+lr ln(sqrt(2) sqrt(t + 1)), which is `dynamic_step_size=True`. The decay is the code's, by the plain lr in either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.chain.arguments import flag
+from shoal.optim.chain.ops import ema_, ema_square_
+from shoal.optim.chain.optimizer import Settings
+from shoal.optim.chain.scalars import Scalar, log, one_minus_power, power, sqrt
+from shoal.optim.common import decoupled
+
+
+@dataclass(frozen=True)
+class CrossMomentScaling(Transform):
+    """(m~ + g~) / (sqrt(v~) + eps)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    dynamic_step_size: bool = False
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Both moments."""
+        return Slot("m"), Slot("v")
+
+    def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
+        """The weights of the new gradient, beta^t, and the corrections (with the growth of the rate)."""
+        growth = 0.5 * log(2.0 * (t + 1.0)) if self.dynamic_step_size else 1.0
+        return {
+            "new1": 1.0 - self.beta1,
+            "new2": 1.0 - self.beta2,
+            "left1": power(self.beta1, t),
+            "left2": power(self.beta2, t),
+            "correction1": one_minus_power(self.beta1, t) / growth,
+            "root2": sqrt(one_minus_power(self.beta2, t)),
+        }
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """Update both moments and return the step."""
+        m = ema_(s.m, u, c.new1)
+        v = ema_square_(s.v, u, c.beta2, c.new2)
+        m2 = m * m
+        d1 = (v / (v + c.eps)).mul_(c.left2).add_(1.0)
+        d2 = (m2 / (m2 + c.eps)).mul_(c.left1).add_(1.0)
+        root = d2.mul_(v).sqrt_().div_(c.root2).add_(c.eps)
+        return (m + u).mul_(d1).div_(root.mul_(c.correction1))
+
+
+class EXAdam(Optimizer):
+    """EXAdam; `weight_decay` is decoupled.
+
+    The first steps are large, about 16 lr with the default betas (Adam's are lr), and later ones up to twice Adam's: a
+    smaller `lr`, or a warm-up, makes them comparable.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    dynamic_step_size: bool = False
+
+    about: ClassVar[dict[str, Argument]] = {
+        "dynamic_step_size": Argument("let the rate grow with ln t, as in the first version", "True or False", flag),
+    }
+
+    @classmethod
+    def links(cls, h: Settings, param: Param) -> Chain:
+        """Decay, then the moments."""
+        beta1, beta2 = h.betas
+        return *decoupled(h.weight_decay), CrossMomentScaling(beta1, beta2, h.eps, h.dynamic_step_size)

@@ -1,0 +1,56 @@
+"""Chains of one's own: transforms, rules and optimizers put together to a new optimizer."""
+
+from __future__ import annotations
+
+from shoal.optim.chain import Chain, Optimizer, Param, Rule, Transform
+from shoal.optim.chain.optimizer import check
+
+Link = Transform | Rule | type[Optimizer]
+
+
+def chain(*links: Link, lr: float = 1e-3, name: str = "Chained") -> type[Optimizer]:
+    """An optimizer class that applies the links one after the other: p <- p - lr u, with u the gradient after them.
+
+    Args:
+        links: transforms; rules and optimizer classes stand for the transforms of their chains, a class for those of
+            its default settings; the learning rate of either does not count.
+        lr: default learning rate.
+        name: of the class.
+
+    Returns:
+        A class like those of `shoal.optim`: `Mine(params, lr=...)` is a torch optimizer, `Mine.rule(lr)` its rule for
+        stacked peers.
+
+    Raises:
+        ValueError: a link is none of these, or there is none.
+
+    >>> import torch
+    >>> from shoal.optim import AdamScaling, CautiousMask, DecoupledDecay, chain
+    >>> Mine = chain(DecoupledDecay(0.1), AdamScaling(eps=1e-6), CautiousMask(), lr=3e-4)
+    >>> optimizer = Mine(torch.nn.Linear(3, 2).parameters())
+    >>> optimizer.param_groups[0]["lr"]
+    0.0003
+    """
+    if not links:
+        raise ValueError("links: got none; at least one is needed")
+    parts: list[Transform | Rule] = []
+    for link in links:
+        if isinstance(link, type) and issubclass(link, Optimizer) and "lr" in link.arguments:
+            parts.append(link.rule())
+        elif isinstance(link, Transform | Rule):
+            parts.append(link)
+        else:
+            raise ValueError(f"links: got {link!r}; transforms, rules and optimizer classes are allowed")
+
+    def flat(param: Param) -> Chain:
+        return tuple(t for part in parts for t in (part.plan(param).chain if isinstance(part, Rule) else (part,)))
+
+    check(Optimizer, {"lr": lr})
+    body = {
+        "__annotations__": {"lr": float},
+        "__doc__": " -> ".join(type(part).__name__ if isinstance(part, Transform) else part.name for part in parts),
+        "__module__": __name__,
+        "lr": lr,
+        "links": classmethod(lambda cls, h, param: flat(param)),
+    }
+    return type(name, (Optimizer,), body)

@@ -1,0 +1,161 @@
+"""Element-wise chains in cache-sized blocks: the same bits as in one piece, wherever the blocks end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from shoal.optim.chain import Param, Scalars, Slot, State, Transform, rule
+from shoal.optim.chain.ops import ema_, plus_
+from shoal.optim.chain.rule import Item, Plan, Rule, step_items
+from shoal.optim.common import DecoupledDecay, Momentum, WeightDecay
+
+CHAIN = (DecoupledDecay(0.1), WeightDecay(0.2), Momentum(0.9, nesterov=True))
+SMALL = 64
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule, "BLOCK", SMALL)
+
+
+def stepped(p: Tensor, g: Tensor, *, steps: int = 3, negate: bool = False) -> list[Tensor]:
+    plan = Plan(CHAIN, tuple(p.shape))
+    p = p.clone()
+    state = plan.fresh(p)
+    for t in range(1, steps + 1):
+        step_items([Item(plan, p, g * t, state, plan.scalars(float(t), 0.1), negate)])
+    return [p, *state.values()]
+
+
+def draws(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(sum(shape))
+    return tuple(torch.randn(shape, generator=random).to(dtype) for _ in range(2))  # type: ignore[return-value]
+
+
+@given(
+    size=st.integers(0, 5 * SMALL),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    negate=st.booleans(),
+)
+def test_any_size_gives_the_bits_of_one_block(size: int, dtype: torch.dtype, negate: bool) -> None:
+    p, g = draws((size,), dtype)
+    blocks = stepped(p, g, negate=negate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rule, "BLOCK", 1 << 40)
+        whole = stepped(p, g, negate=negate)
+    assert all(torch.equal(a, b) for a, b in zip(blocks, whole, strict=True))
+
+
+@pytest.mark.parametrize("which", ["parameter", "gradient"])
+def test_what_is_not_contiguous_is_taken_whole(which: str) -> None:
+    p, g = draws((20, 30))
+    expected = stepped(p, g)
+    turned = stepped(
+        p.t().contiguous().t() if which == "parameter" else p, g.t().contiguous().t() if which == "gradient" else g
+    )
+    assert all(torch.equal(a, b) for a, b in zip(turned, expected, strict=True))
+
+
+@dataclass(frozen=True)
+class Sizes(Transform):
+    """Notes how much it is given at once."""
+
+    seen: tuple[list[int], ...] = ([],)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (Slot("m"),)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        assert u.shape == p.shape == g.shape == s.m.shape
+        self.seen[0].append(u.numel())
+        return ema_(s.m, u, 0.5)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(SMALL, [SMALL]), (SMALL + 1, [SMALL, 1]), (3 * SMALL, [SMALL] * 3)])
+def test_a_transform_sees_a_block_at_a_time(size: int, expected: list[int]) -> None:
+    seen: list[int] = []
+    plan = Plan((Sizes((seen,)),), (size,))
+    p = torch.zeros(size)
+    step_items([Item(plan, p, torch.ones(size), plan.fresh(p), plan.scalars(1.0, 1.0))])
+    assert seen == expected
+    assert p.unique().tolist() == [-0.5]
+
+
+@dataclass(frozen=True)
+class WholeTensor(Sizes):
+    granularity = "tensor"
+
+
+def test_a_transform_that_looks_at_tensors_sees_all() -> None:
+    seen: list[int] = []
+    plan = Plan((WholeTensor((seen,)),), (4 * SMALL,))
+    p = torch.zeros(4 * SMALL)
+    step_items([Item(plan, p, torch.ones(4 * SMALL), plan.fresh(p), plan.scalars(1.0, 1.0))])
+    assert seen == [4 * SMALL]
+
+
+@pytest.mark.parametrize("negate", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_stay_as_they_were(dtype: torch.dtype, negate: bool) -> None:
+    p, g = draws((3 * SMALL + 5,), dtype)
+    plan = Plan(CHAIN, tuple(p.shape))
+    kept = g.clone()
+    step_items([Item(plan, p, g, plan.fresh(p), plan.scalars(1.0, 0.1), negate)])
+    assert torch.equal(g, kept)
+
+
+def rows_of(shape: tuple[int, ...], rows: int = 3) -> Iterator[tuple[Tensor, Tensor]]:
+    for row in range(rows):
+        random = torch.Generator().manual_seed(row)
+        yield torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+
+
+@pytest.mark.parametrize("size", [10, 3 * SMALL + 1])
+def test_large_parameters_of_stacked_peers_are_stepped_row_by_row_with_the_bits_of_one(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule, "LARGE", 0)
+    made = Rule("r", 0.1, CHAIN)
+    param = Param("p", (size,))
+    pairs = list(rows_of((size,)))
+    stacked, gradients = (torch.stack(column) for column in zip(*pairs, strict=True))
+    memory = {"momentum": torch.zeros(3, size)}
+    t, lr = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64), torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    made.step([param], [stacked], [gradients], made.views(memory, [param]), t, lr)
+    for row, (p, g) in enumerate(pairs):
+        own = {"momentum": torch.zeros(size)}
+        made.step([param], [p], [g], made.views(own, [param]), t[row].item(), lr[row].item())
+        assert torch.equal(stacked[row], p)
+        assert torch.equal(memory["momentum"][row], own["momentum"])
+
+
+def test_an_update_may_be_a_slot_itself() -> None:
+    """It is read for the step and not changed by it."""
+
+    @dataclass(frozen=True)
+    class Sum(Transform):
+        @property
+        def slots(self) -> tuple[Slot, ...]:
+            return (Slot("sum"),)
+
+        def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+            return plus_(s.sum, u, 1.0)
+
+    plan = Plan((Sum(),), (SMALL + 1,))
+    p = torch.zeros(SMALL + 1)
+    state = plan.fresh(p)
+    for t in (1.0, 2.0):
+        step_items([Item(plan, p, torch.ones(SMALL + 1), state, plan.scalars(t, 0.5))])
+    assert state["sum"].unique().tolist() == [2.0]
+    assert p.unique().tolist() == [-1.5]
