@@ -107,6 +107,14 @@ def test_any_nested_state_comes_back_as_it_was(value: Any) -> None:
     assert alike(_restored(json.loads(text), found), value)
 
 
+def test_tensors_below_names_with_dots_are_kept_apart() -> None:
+    state = {"a.b": torch.ones(1), "a": {"b": torch.zeros(2), "b'": torch.ones(3)}}
+    found: dict[str, torch.Tensor] = {}
+    described = _described(state, "", found)
+    assert len(found) == 3
+    assert alike(_restored(described, found), state)
+
+
 def test_infinite_settings_come_back(tmp_path: Path) -> None:
     _, optimizer = trained(1)
     optimizer.param_groups[0]["bound"] = math.inf

@@ -63,6 +63,16 @@ def test_what_is_not_contiguous_is_taken_whole(which: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(turned, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [5, 2 * SMALL + 5])
+@pytest.mark.parametrize("negate", [False, True])
+def test_the_parameter_itself_goes_down_or_up_the_gradient(dtype: torch.dtype, size: int, negate: bool) -> None:
+    plan = Plan((), (size,))
+    p, g = torch.ones(size, dtype=dtype), torch.full((size,), 2.0, dtype=dtype)
+    step_items([Item(plan, p, g, {}, plan.scalars(1.0, 0.25), negate)])
+    assert p.unique().tolist() == [1.5 if negate else 0.5]
+
+
 @dataclass(frozen=True)
 class Sizes(Transform):
     """Notes how much it is given at once."""

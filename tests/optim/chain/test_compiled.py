@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from shoal.optim.adamw import AdamW
+from shoal.optim.adopt import ADOPT
 from shoal.optim.chain import Chain, Optimizer, Param, Scalars, State, Transform, compiled
-from shoal.optim.chain.compiled import Kernel, NoCompiler, cache, compiler, step_compiled, structure
-from shoal.optim.chain.rule import Item, Plan, step_items
+from shoal.optim.chain.compiled import DeviceKernel, Kernel, NoCompiler, cache, compiler, step_compiled, structure
+from shoal.optim.chain.rule import Item, Plan, Rule, step_items
 from shoal.optim.chain.transform import Granularity
+from shoal.optim.lion import Lion
 from shoal.optim.sgd import SGD
 from tests.optim.catalogue import advance, parameters, same
 
@@ -356,3 +358,22 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
         os._exit(compiled._threads.cache_info().currsize)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert compiled._threads.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("make", [AdamW.rule, Lion.rule, ADOPT.rule])
+def test_the_kernel_for_other_devices_follows_the_plain_step(make: Callable[..., Rule]) -> None:
+    """On a CPU, and traced without code generation: what it computes, not how fast."""
+    rule = make(0.03, weight_decay=0.1)
+    plan = rule.plan(Param("w", (4, 3)))
+    draws = torch.Generator().manual_seed(3)
+    ours = torch.randn(4, 3, dtype=torch.float64, generator=draws)
+    theirs = ours.clone()
+    kernel = DeviceKernel(plan, ours, backend="eager")
+    states = plan.fresh(ours), plan.fresh(ours)
+    for t in range(1, 5):
+        g = torch.randn(4, 3, dtype=torch.float64, generator=draws)
+        scalars = plan.scalars(float(t), 0.03 / t)
+        with torch.no_grad():
+            kernel([Item(plan, ours, g, states[0], scalars, negate=t == 3)])
+            step_items([Item(plan, theirs, g, states[1], scalars, negate=t == 3)])
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -62,7 +62,10 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
     "log1p": (lambda x, y, c: x.log1p(),),
     "logical_and": (lambda x, y, c: torch.logical_and(x > 0, y > 0).to(x.dtype),),
     "logical_not": (lambda x, y, c: x * torch.logical_not(y > 0),),
-    "logical_or": (lambda x, y, c: torch.logical_or(x > 0, y > 0).to(x.dtype),),
+    "logical_or": (
+        lambda x, y, c: torch.logical_or(x > 0, y > 0).to(x.dtype),
+        lambda x, y, c: torch.logical_or(x > 0, torch.tensor(False)).to(x.dtype),
+    ),
     "lt": (lambda x, y, c: (x < y).to(x.dtype),),
     "masked_fill": (lambda x, y, c: x.masked_fill(y > 0, 0.25),),
     "maximum": (lambda x, y, c: torch.maximum(x, y),),

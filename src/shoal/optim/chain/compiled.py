@@ -2,8 +2,8 @@
 
 The chain's operations (recording.py) become a small C++ function, compiled once by the machine's own compiler and kept
 in `~/.cache/shoal/kernels` (or below $XDG_CACHE_HOME). It knows no shapes and no settings, so that one serves every
-model. Without a compiler, and for what is not element-wise, not on a CPU, or neither float32 nor float64, a warning
-says so once and the step is taken operation by operation.
+model. On other devices torch's own compiler does the like, a kernel a parameter. Without a compiler, and for what is
+not element-wise, or neither float32 nor float64, a warning says so once and the step is taken operation by operation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -46,7 +47,10 @@ class Kernel:
     Attributes:
         keys: its slots.
         dtype: of all its tensors.
+        device: kind of device that all its tensors are on.
     """
+
+    device = "cpu"
 
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
         text, self._scalars = source(plan, dtype)
@@ -74,6 +78,43 @@ class Kernel:
         call(0, edges[1])
         for future in rest:
             future.result()
+
+
+class DeviceKernel(Kernel):
+    """A chain compiled by torch, for other devices.
+
+    Args:
+        plan: of any parameter with this chain.
+        p: a parameter: the kernel is for its dtype and kind of device.
+        backend: as of `torch.compile`.
+    """
+
+    def __init__(self, plan: Plan, p: Tensor, backend: str = "inductor") -> None:
+        self._plan, self.dtype, self.device = plan, p.dtype, p.device.type
+        self.keys = [key for key, *_ in plan.slots]
+        parts = plan.scalars(2.0, 0.5)
+        self._scalars = [(i, name) for i, part in enumerate(parts) for name in vars(part)]
+        self._flags = [isinstance(getattr(parts[i], name), bool) for i, name in self._scalars]
+        self._compiled = torch.compile(self._one, dynamic=True, backend=backend)
+
+    def __call__(self, items: Sequence[Item]) -> None:
+        """Step items that share their scalars."""
+        first = items[0]
+        values = [float(getattr(first.scalars[i], name)) for i, name in self._scalars]
+        numbers = torch.tensor([*values, -1.0 if first.negate else 1.0], dtype=self.dtype, device=first.p.device)
+        for item in items:
+            self._compiled(item.p.view(-1), item.g.view(-1), [item.state[k].view(-1) for k in self.keys], numbers)
+
+    def _one(self, p: Tensor, g: Tensor, slots: list[Tensor], numbers: Tensor) -> None:
+        plan = self._plan
+        scalars = [SimpleNamespace() for _ in range(len(plan.chain) + 1)]
+        *values, direction = numbers.unbind()
+        for (i, name), flag, value in zip(self._scalars, self._flags, values, strict=True):
+            setattr(scalars[i], name, value != 0 if flag else value)
+        g = g * direction
+        states = plan.bind(dict(zip(self.keys, slots, strict=True)))
+        plan.begin(p, states, scalars)
+        plan.finish(plan.transform(g, p, g, states, scalars), p, g, states, scalars)
 
 
 @functools.cache
@@ -146,7 +187,7 @@ class Kernels:
     def _kernel(self, item: Item) -> Kernel | str:
         kernel = self._plans.get(item.plan)
         if kernel is None:
-            key = (structure(item.plan), item.p.dtype)
+            key = (structure(item.plan), item.p.dtype, item.p.device.type)
             if key not in self._made:
                 self._made[key] = make(item.plan, item.p)
             kernel = self._plans[item.plan] = self._made[key]
@@ -154,8 +195,9 @@ class Kernels:
             if not item.g.is_contiguous():
                 item.g = item.g.contiguous()
             tensors = (item.p, item.g, *(item.state[name] for name in kernel.keys))
-            if not all(x.dtype == kernel.dtype and x.is_contiguous() and x.device.type == "cpu" for x in tensors):
-                return f"a parameter or its state is not contiguous, or not {kernel.dtype} on a CPU"
+            kind = (kernel.dtype, kernel.device)
+            if not all((x.dtype, x.device.type) == kind and x.is_contiguous() for x in tensors):
+                return f"a parameter or its state is not contiguous, or not {kernel.dtype} on a {kernel.device}"
             if any(x.numel() != item.p.numel() for x in tensors):  # the loop would leave its memory
                 shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
                 raise RuntimeError(f"parameter, gradient and state must have one shape; got {shapes}")
@@ -170,7 +212,7 @@ def make(plan: Plan, p: Tensor) -> Kernel | str:
     if p.dtype not in TYPES:
         return f"parameters are {p.dtype}; float32 and float64 are compiled"
     if p.device.type != "cpu":
-        return f"parameters are on {p.device}; compiled steps are for CPUs"
+        return DeviceKernel(plan, p)
     try:
         return Kernel(plan, p.dtype)
     except (Untranslatable, NoCompiler) as error:
