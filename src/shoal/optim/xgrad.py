@@ -21,9 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Chain, Optimizer, Rule, Scalars, Slot, State, Transform
+from shoal.optim.chain import Optimizer, Rule, Scalars, Slot, State, Transform
 from shoal.optim.chain.ops import minus_
-from shoal.optim.chain.scalars import Scalar
 from shoal.optim.wrapping import Wrapper, decay_left
 
 REAL = "real_weights"
@@ -39,20 +38,14 @@ class PredictedWeights(Transform):
 
     Attributes:
         prediction_steps: s.
-        rated_update: whether the update of its chain includes the learning rate.
     """
 
     prediction_steps: float = 1.0
-    rated_update: bool = False
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The real weights."""
         return (Slot(REAL, start="parameter"),)
-
-    def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
-        """How many updates to go ahead."""
-        return {"far": self.prediction_steps if self.rated_update else self.prediction_steps * lr}
 
     def before(self, p: Tensor, s: State, c: Scalars) -> None:
         """Put the real weights back."""
@@ -61,7 +54,7 @@ class PredictedWeights(Transform):
     def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
         """Remember the stepped weights, and go ahead."""
         s.real_weights.copy_(p)
-        minus_(p, u, c.far)
+        minus_(p, u, c.prediction_steps * c.pace)
 
 
 def xgrad(rule: Rule, prediction_steps: float = 1.0) -> Rule:
@@ -70,8 +63,7 @@ def xgrad(rule: Rule, prediction_steps: float = 1.0) -> Rule:
     Raises:
         ValueError: `prediction_steps` is not allowed.
     """
-    steps = _checked(prediction_steps)
-    return Rule(rule.name, rule.lr, lambda param: _predicting(rule.plan(param).chain, steps), rule.seed)
+    return rule.then(ahead=(PredictedWeights(_checked(prediction_steps)),))
 
 
 class XGrad(Wrapper):
@@ -104,10 +96,9 @@ class XGrad(Wrapper):
 
     def attach(self) -> None:
         """Put the prediction at the front of the chains of one of Shoal's optimizers."""
-        core = self.core
-        if isinstance(core, Optimizer):
-            links, steps = core.links, self.prediction_steps
-            core.links = lambda h, param: _predicting(links(h, param), steps)  # type: ignore[method-assign]
+        core, own = self.core, PredictedWeights(self.prediction_steps)
+        if isinstance(core, Optimizer) and own not in core.ahead:  # a copy has it already
+            core.ahead = (own, *core.ahead)
             core._chains = {}
 
     def kept(self) -> dict[str, dict[Tensor, Any]]:
@@ -167,10 +158,6 @@ class XGrad(Wrapper):
                 predicted = torch.sub(p, change, alpha=self.prediction_steps)
                 kept.copy_(p)
                 p.copy_(predicted)
-
-
-def _predicting(chain: Chain, steps: float) -> Chain:
-    return PredictedWeights(steps, any(transform.rated for transform in chain)), *chain
 
 
 def _checked(steps: float) -> float:

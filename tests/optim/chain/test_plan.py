@@ -156,7 +156,7 @@ class Numbers(Transform):
 
 def test_scalars_are_the_numbers_and_what_is_derived_which_wins() -> None:
     own, step = Plan((Numbers(),), (2,)).scalars(3.0, 0.1)
-    assert vars(own) == {"a": 7.0, "rank": 3.0, "t": 3.0, "lr": 0.1, "b": 1.5, "late": True}
+    assert vars(own) == {"a": 7.0, "rank": 3.0, "t": 3.0, "lr": 0.1, "pace": 0.1, "b": 1.5, "late": True}
     assert vars(step) == {"lr": 0.1}
 
 

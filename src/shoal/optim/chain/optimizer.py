@@ -98,7 +98,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: dict[Any, Any] = {}
-        self.around: tuple[Transform, ...] = ()  # at the end of every chain, put there by a wrapper such as Cautious
+        self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
+        self.around: tuple[Transform, ...] = ()  # at its end, put there by wrappers such as Cautious
         super().__init__(params, defaults)
 
     # -- what a subclass says -------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {**state, "around": self.around}
+        return {**state, "ahead": self.ahead, "around": self.around}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a state; slots keep their own dtype (torch would give them their parameter's)."""
@@ -246,7 +247,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         chains: dict[Any, Chain] = {}
         plans = {}
         for name, p in zip(names, group["params"], strict=True):
-            made = (*self.links(h, Param(name, tuple(p.shape))), *self.around)
+            made = (*self.ahead, *self.links(h, Param(name, tuple(p.shape))), *self.around)
             chain = chains.setdefault(made, made)  # equal chains share their scalars
             plans[p] = Plan(chain, tuple(p.shape))
         self._chains[number] = (settings, plans)

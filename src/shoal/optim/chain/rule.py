@@ -68,9 +68,9 @@ class Rule:
         """Whether there is any state."""
         return any(self.plan(param).slots for param in params)
 
-    def then(self, *links: Transform) -> Rule:
-        """The rule with more transforms at the end of its chain."""
-        return Rule(self.name, self.lr, lambda param: (*self.plan(param).chain, *links), self.seed)
+    def then(self, *links: Transform, ahead: tuple[Transform, ...] = ()) -> Rule:
+        """The rule with more transforms at the end of its chain, or at the front of it."""
+        return Rule(self.name, self.lr, lambda param: (*ahead, *self.plan(param).chain, *links), self.seed)
 
     # -- memory: flat vectors, one a slot, over all parameters that have it -----------------------------------
 
@@ -230,8 +230,9 @@ class Plan:
 
     def scalars(self, t: Scalar, lr: Scalar) -> list[Scalars]:
         """The numbers of this step for each transform, and in the end those of the step itself."""
+        pace = 1.0 if self.rated else lr
         named = [
-            SimpleNamespace(**{**settings, "t": t, "lr": lr, **transform.derived(t, lr)})
+            SimpleNamespace(**{**settings, "t": t, "lr": lr, "pace": pace, **transform.derived(t, lr)})
             for settings, transform in zip(self._settings, self.chain, strict=True)
         ]
         return [*named, SimpleNamespace(lr=lr)]

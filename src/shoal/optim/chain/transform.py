@@ -26,7 +26,8 @@ Shape = tuple[int, ...]
 State = SimpleNamespace
 """The transform's own slots of one parameter, by name; changed in place."""
 Scalars = Any
-"""Numbers by name: `t`, `lr`, the transform's own settings, and what `derived` adds; tensors when peers are stacked."""
+"""Numbers by name: `t`, `lr`, `pace` (what the final update is multiplied by: lr, or 1 if it includes that), the
+transform's own settings, and what `derived` adds; tensors when peers are stacked."""
 
 
 @dataclass(frozen=True)
