@@ -3,10 +3,11 @@
 import inspect
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shoal import names
+from shoal.optim import Param
 
 EVERYTHING = [(kind, name) for kind, table in names.KINDS.items() for name in table]
 keys = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True)
@@ -48,6 +49,7 @@ def test_a_name_with_a_letter_missing_is_answered_with_a_close_one(which, data):
     kind, name = which
     place = data.draw(st.integers(0, len(name) - 1))
     typed = name[:place] + name[place + 1 :]
+    assume(typed.replace("-", "") not in {other.replace("-", "") for other in names.KINDS[kind]})  # adamw, adam-mini
     with pytest.raises(ValueError, match=f"^{kind}: .* is unknown; did you mean '") as caught:
         names.parse(kind, typed)
     assert caught.value.args[0].split("'")[-2] in names.KINDS[kind]
@@ -89,6 +91,43 @@ def test_hyphens_in_argument_names_are_underscores():
 def test_malformed_specifications_say_what_is_wrong(text, message):
     with pytest.raises(ValueError, match=r"^topology: ") as caught:
         names.parse("topology", text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERYTHING)
+def test_case_and_hyphens_do_not_matter(kind, name):
+    for typed in (name.upper(), name.replace("-", ""), name.replace("-", "_").title()):
+        assert names.parse(kind, typed).name == name
+
+
+def test_wrappers_stand_before_an_optimizer():
+    spec = names.parse("optimizer", "Lookahead+cautious+AdamW:1e-2,k=7,scaling=mean")
+    assert spec.name == "lookahead+cautious+adamw"
+    rule = names.call(spec)
+    chain = [repr(link) for link in rule.plan(Param("w", (3, 2))).chain]
+    assert rule.lr == 0.01
+    assert chain[0] == "SlowWeights(k=7, alpha=0.5)"
+    assert chain[-1] == "CautiousMask(scaling='mean')"
+
+
+def test_settings_that_both_have_are_the_optimizers():
+    rule = names.call(names.parse("optimizer", "lookahead+rmsprop:alpha=0.7"))
+    chain = repr(rule.plan(Param("w", (3, 2))).chain)
+    assert "SlowWeights(k=5, alpha=0.5)" in chain
+    assert "0.7" in chain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lookahead", "'lookahead' goes around another one, as in lookahead+adamw"),
+        ("lookahed+adamw", "'lookahed' is no wrapper; did you mean 'lookahead'?"),
+        ("lookahead+adamww", "'adamww' is unknown; did you mean 'adamw'?"),
+    ],
+)
+def test_wrong_combinations_say_what_is_wrong(text, message):
+    with pytest.raises(ValueError, match=r"^optimizer: ") as caught:
+        names.parse("optimizer", text)
     assert message in str(caught.value)
 
 

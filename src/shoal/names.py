@@ -6,34 +6,15 @@ This module imports nothing heavy: it knows where things are, and looks them up 
 from __future__ import annotations
 
 import difflib
-import importlib
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.entry import Entry, Table, Wrapped
+from shoal.optimizers import OPTIMIZERS, WRAPPERS
 
-@dataclass(frozen=True)
-class Entry:
-    """One thing with a name.
+__all__ = ["KINDS", "WRAPPERS", "Entry", "Spec", "Table", "call", "find", "literal", "parse", "suggestion"]
 
-    Attributes:
-        target: "package.module:attribute", or "package.module:attribute.attribute".
-        help: one line.
-        positional: names of the arguments that may follow the colon without a name, as in `dirichlet:0.3`.
-    """
-
-    target: str
-    help: str
-    positional: tuple[str, ...] = ()
-
-    def load(self) -> Any:
-        """Import and return it."""
-        module, _, attribute = self.target.partition(":")
-        return operator.attrgetter(attribute)(importlib.import_module(module))
-
-
-Table = Mapping[str, Entry]
 
 PROTOCOLS: Table = {
     "gossip": Entry("shoal.protocols:Gossip", "local steps, then the mean with the neighbours", ("steps",)),
@@ -140,11 +121,6 @@ ATTACKS: Table = {
     "nan": Entry("shoal.attacks:nan", "sends NaN", ("share",)),
 }
 
-OPTIMIZERS: Table = {
-    "sgd": Entry("shoal.optim:SGD.rule", "SGD with optional momentum and weight decay", ("lr", "momentum")),
-    "adam": Entry("shoal.optim:Adam.rule", "Adam", ("lr",)),
-}
-
 KINDS: Mapping[str, Table] = {
     "protocol": PROTOCOLS,
     "task": TASKS,
@@ -170,7 +146,7 @@ class Spec:
 
 
 def parse(kind: str, text: str) -> Spec:
-    """Read a specification.
+    """Read a specification. Names are the same in upper and lower case, with and without hyphens.
 
     Args:
         kind: a key of `KINDS`.
@@ -179,11 +155,8 @@ def parse(kind: str, text: str) -> Spec:
     Raises:
         ValueError: an unknown name (the closest is suggested), too many values, or a value given twice.
     """
-    table = KINDS[kind]
-    name, _, rest = text.strip().partition(":")
-    if name not in table:
-        raise ValueError(f"{kind}: {name!r} is unknown{suggestion(name, table)}")
-    entry = table[name]
+    given, _, rest = text.strip().partition(":")
+    name, entry = find(kind, given)
     arguments: dict[str, Any] = {}
     values = [part.strip() for part in rest.split(",") if part.strip()]
     for i, part in enumerate(values):
@@ -200,11 +173,52 @@ def parse(kind: str, text: str) -> Spec:
     return Spec(kind, name, entry, arguments)
 
 
+def find(kind: str, given: str) -> tuple[str, Entry]:
+    """A name as it is in its table, and its entry; for optimizers also `wrapper+name`.
+
+    Raises:
+        ValueError: the name is unknown; the closest is suggested.
+    """
+    if kind == "optimizer" and "+" in given:
+        return _wrapped(given)
+    name = _look_up(given, KINDS[kind])
+    if name is not None:
+        return name, KINDS[kind][name]
+    wrapper = _look_up(given, WRAPPERS) if kind == "optimizer" else None
+    if wrapper is not None:
+        raise ValueError(f"{kind}: {given!r} goes around another one, as in {wrapper}+adamw")
+    raise ValueError(f"{kind}: {given!r} is unknown{suggestion(given, KINDS[kind])}")
+
+
+def _wrapped(given: str) -> tuple[str, Entry]:
+    *outer, inner = given.split("+")
+    name, method = find("optimizer", inner)
+    wrappers = []
+    for part in outer:
+        wrapper = _look_up(part, WRAPPERS)
+        if wrapper is None:
+            raise ValueError(f"optimizer: {part!r} is no wrapper{suggestion(part, WRAPPERS)}")
+        wrappers.append(wrapper)
+    name = "+".join([*wrappers, name])
+    around = tuple(WRAPPERS[wrapper] for wrapper in wrappers)
+    return name, Wrapped(method.target, method.help, method.positional, around, OPTIMIZERS[name.split("+")[-1]])
+
+
+def _look_up(given: str, table: Mapping[str, Any]) -> str | None:
+    return given if given in table else {_fold(name): name for name in table}.get(_fold(given))
+
+
+def _fold(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "")
+
+
 def call(spec: Spec, *given: Any, **more: Any) -> Any:
     """Call what a specification names; errors name the specification."""
     function = spec.entry.load()
     try:
         return function(*given, **{**more, **spec.arguments})
+    except NotImplementedError as error:
+        raise ValueError(f"{spec.kind}: {spec.name}: {error}") from None
     except TypeError as error:
         text = str(error)
         if "unexpected keyword argument" in text or "missing" in text or "multiple values" in text:
@@ -227,5 +241,6 @@ def literal(text: str) -> Any:
 
 def suggestion(name: str, known: Mapping[str, Any]) -> str:
     """`; did you mean 'x'?`, or what is allowed if nothing is close."""
-    close = difflib.get_close_matches(name, known, n=1)
+    lower = {word.lower(): word for word in known}
+    close = [lower[word] for word in difflib.get_close_matches(name.lower(), lower, n=1)]
     return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(known)}"

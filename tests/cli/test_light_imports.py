@@ -30,7 +30,15 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["list"], ["list", "protocol"], ["run", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["list"],
+        ["list", "protocol"],
+        ["run", "--help"],
+        ["--version"],
+        ["optim"],
+        ["optim", "compare", "--help"],
+    ],
     ids=" ".join,
 )
 def test_asking_for_help_imports_nothing_heavy(words: list[str]) -> None:

@@ -128,4 +128,4 @@ def test_rates_are_scaled_by_the_workers_and_warmed_up_over_the_first_epoch(
 
 
 def test_momentum_is_nesterovs_with_decay() -> None:
-    assert paper.RULE == SGD.rule(paper.RULE.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    assert SGD.rule(paper.RULE.lr, momentum=0.9, nesterov=True, weight_decay=1e-4) == paper.RULE

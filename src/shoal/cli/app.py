@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shoal import names
+from shoal.cli.optim import optim
+from shoal.cli.writing import writing
 
 app = typer.Typer(
     name="shoal",
@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(optim, name="optim")
 
 
 def _version(show: bool) -> None:
@@ -34,15 +35,6 @@ def root(
     ] = False,
 ) -> None:
     """Options before the command."""
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Say which file could not be written: the error names a temporary one beside it."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"out: cannot write {out}: {error.strerror}") from error
 
 
 def _option(help: str, *flags: str) -> Any:
@@ -142,7 +134,7 @@ def compare(
     found = discover(runs)
     print_table(found)
     if out is not None:
-        with _writing(out):
+        with writing(out):
             typer.echo(f"report: {write_report(found, out)}")
 
 
@@ -155,7 +147,7 @@ def report(
     from shoal.report import discover, write_report
 
     found = discover(runs)
-    with _writing(out):
+    with writing(out):
         typer.echo(f"report: {write_report(found, out)}")
 
 
@@ -180,7 +172,7 @@ def export(
     write, default = ways[to]
     target = out or run / default
     folder = RunFolder(run)
-    with _writing(target):
+    with writing(target):
         typer.echo(f"written: {write(folder, target)}")
 
 
@@ -202,10 +194,16 @@ def list_names(
 def papers(
     kind: Annotated[str | None, typer.Option(help="Only this kind, e.g. federated.")] = None,
     state: Annotated[str | None, typer.Option(help="Only: holds, partly, 'does not hold' or 'not yet'.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Write a page with all results and a picture each.")] = None,
 ) -> None:
     """The ledger: every publication, and whether its claim holds here."""
     from shoal.papers.ledger import print_ledger
 
+    if gallery is not None:
+        from shoal.papers.gallery import write_gallery
+
+        typer.echo(write_gallery(gallery))
+        return
     print_ledger(kind, state)
 
 

@@ -191,7 +191,8 @@ def _record(fn: Callable[..., Any], stacked: tuple[Any, ...], in_place: bool) ->
     spec = pytree.tree_structure(stacked)
     recorder = _Recorder(inputs)
     with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), recorder:  # the fused attention kernels cannot be batched
-        outputs, structure = pytree.tree_flatten(fn(*pytree.tree_unflatten(inputs, spec)))
+        result = fn(*pytree.tree_unflatten(inputs, spec))
+    outputs, structure = pytree.tree_flatten(() if result is None else result)  # to torch, None is a leaf
     for tensor, value in zip(inputs, kept, strict=in_place):
         tensor.copy_(value)
     recorder.check_constants()

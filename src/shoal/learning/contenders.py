@@ -117,7 +117,8 @@ class Contender:
             if settings:
                 raise ValueError(f"settings: got {', '.join(settings)}; a rule that is made already takes none")
             return self.make
-        made = getattr(self.make, "rule", self.make)(lr, **settings)
+        of_class: Callable[..., Any] | None = getattr(self.make, "rule", None)
+        made = self.make(lr, **settings) if of_class is None else of_class(lr=lr, **settings)
         if not isinstance(made, Rule):
             raise ValueError(
                 f"make: {_name(self.make)} gave {made!r:.80}; a Rule is needed, or call the first argument `params` "

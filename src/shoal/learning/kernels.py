@@ -6,7 +6,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ class TrainInputs:
     Attributes:
         vector: model to start from [d].
         shard, schedule: which samples each step sees.
-        lr: learning rate.
+        lr: learning rate, or one for each step.
         key: for randomness inside the model; step number `first_step + s` is mixed in.
         first_step: steps this optimizer has done before.
         memory: the optimizer's state: flat buffers by name, or what a torch optimizer keeps.
@@ -46,11 +46,21 @@ class TrainInputs:
     vector: Tensor
     shard: Shard
     schedule: Schedule
-    lr: float
+    lr: float | Sequence[float]
     key: int
     first_step: int = 0
     memory: Any = None
     extras: tuple[Tensor, ...] = ()
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step of the request, 0 at first."""
+        return self.lr if isinstance(self.lr, int | float) else float(self.lr[step])
+
+    def part(self, first: int, until: int) -> TrainInputs:
+        """The steps from `first` to before `until` of the request, from the same vector and memory."""
+        schedule = replace(self.schedule, steps=until - first, skip=self.schedule.skip + first)
+        lr = self.lr if isinstance(self.lr, int | float) else self.lr[first:until]
+        return replace(self, schedule=schedule, lr=lr, first_step=self.first_step + first)
 
 
 @dataclass(eq=False, slots=True)
@@ -88,7 +98,11 @@ def sample_bytes(data: Data) -> int:
 
 
 class BatchedTraining:
-    """Steps stacked peers together, with a `Rule`."""
+    """Steps stacked peers together, with a `Rule`.
+
+    Attributes:
+        largest: rows that fit the cache.
+    """
 
     path = "batched"
 
@@ -97,15 +111,15 @@ class BatchedTraining:
         self.why = why
         self._problem = problem
         self._rule = rule
-        self._traced = Traced(problem.gradients)
+        self._traced = problem.traced
         self._step: Callable[..., None] = partial(rule.step, problem.params)
         if not rule.element_wise(problem.params):  # by vmap, which is slow to enter
             self._step = Traced(self._step, in_place=True)
-        self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
+        self.largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
 
     def chunks(self, jobs: list[Job]) -> list[list[Job]]:
         """Cut; jobs with similar numbers of steps go together."""
-        return cut(sorted(jobs, key=lambda job: -job.inputs.schedule.steps), self._largest)
+        return cut(sorted(jobs, key=lambda job: -job.inputs.schedule.steps), self.largest)
 
     def run(self, chunk: list[Job]) -> None:
         """Train a chunk's peers, all their steps.
@@ -135,7 +149,7 @@ class BatchedTraining:
             keys = derive(view.keys, (view.before + s).long()) if self._problem.keyed else view.keys
             gradients, loss = self._traced(view.trained, view.fixed, inputs, targets, weights, keys, view.extras)
             losses[:size] += loss
-            self._step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr)
+            self._step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr(s))
             keep(s + 1)
         means = (losses / max(1, steps[0])).tolist()
         vectors, kept = own_rows(stacked), {name: own_rows(m) for name, m in memory.items()}
@@ -158,10 +172,23 @@ class _View:
         self.parameters = list(self.trained.values())
         self.state = rule.views(memory, problem.params)
         options: dict[str, Any] = {"device": stacked.device}
-        self.lr = torch.tensor([row.lr for row in rows], dtype=torch.float64, **options)
+        self._lr = _rates(rows).to(stacked.device)
         self.before = torch.tensor([row.first_step for row in rows], dtype=torch.float64, **options)
         self.keys = torch.tensor([row.key for row in rows], **options)
         self.extras = [torch.stack(column) for column in zip(*(row.extras for row in rows), strict=True)]
+
+    def lr(self, step: int) -> Tensor:
+        """Learning rates [n] of a step, 0 at first."""
+        return self._lr[step] if len(self._lr) > 1 else self._lr[0]
+
+
+def _rates(rows: Sequence[TrainInputs]) -> Tensor:
+    """Learning rates [steps, n], float64; [1, n] if none changes. Rows that are done keep their last one."""
+    if all(isinstance(row.lr, int | float) for row in rows):
+        return torch.tensor([[row.lr for row in rows]], dtype=torch.float64)
+    last = [max(0, row.schedule.steps - 1) for row in rows]
+    table = [[row.rate(min(s, end)) for row, end in zip(rows, last, strict=True)] for s in range(max(last) + 1)]
+    return torch.tensor(table, dtype=torch.float64)
 
 
 def _stack_size(active: int, rows: int) -> int:
@@ -178,7 +205,7 @@ class BatchedGradient:
         self.name = "gradient"
         self.why = why
         self._problem = problem
-        self._traced = Traced(problem.gradients)
+        self._traced = problem.traced
         self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
 
     def chunks(self, jobs: list[Job]) -> list[list[Job]]:
@@ -204,7 +231,7 @@ class BatchedGradient:
 
 
 @dataclass(eq=False)
-class _OneByOne:
+class OneByOne:
     """Runs jobs singly, each thread with a module of its own."""
 
     problem: Problem
@@ -261,7 +288,7 @@ def _seeded(key: int) -> Iterator[None]:
 _Gradients = Sequence[Tensor | None]  # None: the loss does not depend on that parameter
 
 
-class SingleTraining(_OneByOne):
+class SingleTraining(OneByOne):
     """Trains peers one by one, with a `Rule` or with any torch optimizer."""
 
     def __init__(self, problem: Problem, rule: Rule | OptimizerFactory, why: str) -> None:
@@ -302,7 +329,8 @@ class SingleTraining(_OneByOne):
 
         def step(gradients: _Gradients, t: int) -> None:
             given = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-            rule.step(self.problem.params, [p.data for p in parameters], apart(given), state, float(t), row.lr)
+            rate = row.rate(t - row.first_step - 1)
+            rule.step(self.problem.params, [p.data for p in parameters], apart(given), state, float(t), rate)
 
         return step, lambda: flat
 
@@ -310,6 +338,7 @@ class SingleTraining(_OneByOne):
         self, factory: OptimizerFactory, row: TrainInputs, parameters: list[nn.Parameter]
     ) -> tuple[Callable[[_Gradients, int], None], Callable[[], Any]]:
         optimizer = factory(parameters)
+        set_rate = rate_setter(optimizer)
         if row.memory:
             state = {int(i): dict(values) for i, values in row.memory["state"].items()}
             optimizer.load_state_dict({"state": copy.deepcopy(state), "param_groups": row.memory["param_groups"]})
@@ -317,6 +346,8 @@ class SingleTraining(_OneByOne):
         def step(gradients: _Gradients, t: int) -> None:
             for p, g in zip(parameters, gradients, strict=True):
                 p.grad = g
+            if not isinstance(row.lr, int | float):
+                set_rate(row.rate(t - row.first_step - 1))
             optimizer.step()
             optimizer.zero_grad()
 
@@ -330,7 +361,19 @@ class SingleTraining(_OneByOne):
         return step, memory
 
 
-class SingleGradient(_OneByOne):
+def rate_setter(optimizer: torch.optim.Optimizer) -> Callable[[float], None]:
+    """A function that sets the learning rate of a fresh optimizer: the first group's, and the others' in proportion."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    shares = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
+
+    def set_rate(lr: float) -> None:
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = lr * share
+
+    return set_rate
+
+
+class SingleGradient(OneByOne):
     """Gradients one by one."""
 
     def __init__(self, problem: Problem, why: str) -> None:
@@ -355,7 +398,7 @@ class SingleGradient(_OneByOne):
             job.result = (result, float(loss.detach()))
 
 
-class Evaluation(_OneByOne):
+class Evaluation(OneByOne):
     """Mean loss and metrics of a model over samples, one model at a time: large products are fast as they are."""
 
     SAMPLES = 2048

@@ -421,15 +421,9 @@ class Learner(Peer):
 
 def _first(inputs: TrainInputs, steps: int) -> TrainInputs:
     """The first steps of a request."""
-    return replace(inputs, schedule=_cut(inputs.schedule, 0, steps))
+    return inputs.part(0, steps)
 
 
 def _after(inputs: TrainInputs, steps: int, vector: Tensor, memory: Any) -> TrainInputs:
     """The rest of a request."""
-    schedule = _cut(inputs.schedule, steps, inputs.schedule.steps)
-    return replace(inputs, vector=vector, memory=memory, first_step=inputs.first_step + steps, schedule=schedule)
-
-
-def _cut(schedule: Schedule, first: int, until: int) -> Schedule:
-    """Steps first to until of a schedule."""
-    return replace(schedule, steps=until - first, skip=schedule.skip + first)
+    return replace(inputs.part(steps, inputs.schedule.steps), vector=vector, memory=memory)

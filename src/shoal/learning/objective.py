@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.engine.traced import Traced
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.task import Loss
 from shoal.optim import Param
@@ -72,6 +73,11 @@ class Problem:
     def params(self) -> list[Param]:
         """The trained parameters, in the order of `split`."""
         return [Param(s.name, s.shape) for s in self.layout if s.role in TRAINED]
+
+    @cached_property
+    def traced(self) -> Traced:
+        """`gradients`, recorded once for all kernels that need them."""
+        return Traced(self.gradients)
 
     def split(self, vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Views (trained, fixed) of a vector [..., d] by name."""

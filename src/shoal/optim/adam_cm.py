@@ -85,12 +85,11 @@ class CriticalMomenta(Transform):
 
 def _offer(s: State, momentum: Tensor, priority: Tensor, c: Scalars) -> None:
     """Put a momentum into the buffer if it is worth more than the least there, and let the priorities decay."""
-    place = s.priorities.argmin(0, keepdim=True)
-    lowest = s.priorities.index_select(0, place)
-    better = priority > lowest
-    kept = s.momenta.index_select(0, place)
-    s.momenta.index_copy_(0, place, torch.where(better.view((1,) * kept.dim()), momentum.unsqueeze(0), kept))
-    s.priorities.index_copy_(0, place, torch.where(better, priority, lowest))
+    least = s.priorities.argmin(0, keepdim=True)
+    here = torch.arange(s.priorities.shape[0], device=least.device) == least
+    taken = here & (priority > s.priorities)
+    s.momenta.copy_(torch.where(taken.view(-1, *(1,) * momentum.dim()), momentum.unsqueeze(0), s.momenta))
+    s.priorities.copy_(torch.where(taken, priority, s.priorities))
     s.priorities.copy_(torch.where(s.priorities < 0.0, s.priorities, s.priorities * c.decay))
 
 

@@ -106,7 +106,7 @@ def curves(traces: Sequence[Trace], *, title: str, x_label: str, x_size: float, 
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=whole))
         axes.set_xlabel(x_label)
         axes.set_title(title, loc="left", parse_math=False)
-        return _svg(figure, alt)
+        return svg(figure, alt)
 
 
 def _maybe_logarithmic(axes: "Axes") -> None:
@@ -138,7 +138,7 @@ def spread(finals: Sequence[tuple[Pen, NDArray[np.float64]]], *, title: str, sca
         axes.set_xlim(-1, 101)
         axes.set_xlabel("share of peers (%)")
         axes.set_title(title, loc="left", parse_math=False)
-        return _svg(figure, alt)
+        return svg(figure, alt)
 
 
 def partition(counts: NDArray[np.int64], full: int, alt: str) -> str:
@@ -159,7 +159,7 @@ def partition(counts: NDArray[np.int64], full: int, alt: str) -> str:
         axes.set_ylim(classes - 0.5, -0.5)
         axes.set_xlabel("peer")
         axes.set_title("class", loc="left")
-        return _svg(figure, alt)
+        return svg(figure, alt)
 
 
 def topology(graph: Graph, colors: Mapping[int, float], alt: str) -> str:
@@ -180,7 +180,7 @@ def topology(graph: Graph, colors: Mapping[int, float], alt: str) -> str:
         axes.set_aspect("equal")
         axes.margins(0.07)
         axes.set_axis_off()
-        return _svg(figure, alt)
+        return svg(figure, alt)
 
 
 def _draw_edges(axes: "Axes", graph: Graph, places: NDArray[np.float64], size: float) -> None:
@@ -259,10 +259,10 @@ def histogram(values: NDArray[np.int64], *, title: str, x_label: str, alt: str) 
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set_xlabel(x_label)
         axes.set_title(title, loc="left", parse_math=False)
-        return _svg(figure, alt)
+        return svg(figure, alt)
 
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "shoal",
     "font.size": 9,
@@ -293,20 +293,34 @@ _STYLE: Any = {
 }  # fmt: skip
 
 
+PAPER = {_INK: "#3d444d", _GRID: "#dfe3e8", _EDGE: "#b9c0c8", _EMPTY: "#ffffff"}
+"""Colours of a picture that stands alone, on white."""
+
+
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple["Figure", "Axes"]]:
-    """A figure of `width` x `height` inches with one axes, in the report's style and not the user's."""
+def blank(width: float, height: float, *, alone: bool = False) -> Iterator["Figure"]:
+    """An empty figure of `width` x `height` inches in the report's style and not the user's.
+
+    alone: with colours of its own, for a file, instead of those of the page around it.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
+    style = {name: PAPER.get(value, value) if isinstance(value, str) else value for name, value in STYLE.items()}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        matplotlib.rcParams.update(style if alone else STYLE)
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple["Figure", "Axes"]]:
+    """A figure with one axes."""
+    with blank(width, height) as figure:
         yield figure, figure.add_subplot()
 
 
-def _svg(figure: "Figure", alt: str) -> str:
+def svg(figure: "Figure", alt: str) -> str:
     """The figure as an <svg> element that scales with the page, described by `alt`."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.metrics import higher_is_better
 from shoal.report.folder import Metrics, RunFolder, Stats
 from shoal.report.units import MISSING, digits
 
 Axis = Literal["time", "bytes", "round"]
 
 _PREFERRED = ("accuracy", "perplexity", "loss")
-_HIGHER = ("accuracy", "reward", "return", "score", "recall", "precision", "f1", "auc", "hit", "ndcg", "bleu")
 _POINTS = 200
 
 
@@ -36,7 +36,7 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value is a better one; of metrics not known by name the smaller is."""
-        return any(word in self.name for word in _HIGHER)
+        return higher_is_better(self.name)
 
     @property
     def scale(self) -> float:

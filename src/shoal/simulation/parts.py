@@ -104,7 +104,9 @@ class Parts:
 
     def _optimizer(self) -> Any:
         s = self.settings
-        optimizer = self.objects["optimizer"] if "optimizer" in self.objects else build("optimizer", s.optimizer)
+        given = {} if s.lr is None else {"lr": s.lr}  # some have no rate of their own, and some remember their first
+        named = "optimizer" not in self.objects
+        optimizer = build("optimizer", s.optimizer, **given) if named else self.objects["optimizer"]
         if s.lr is None:
             return optimizer
         if not hasattr(optimizer, "lr"):
