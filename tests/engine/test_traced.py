@@ -277,3 +277,15 @@ def test_threads_may_record_and_replay_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_function_that_changes_its_arguments_and_returns_nothing_can_be_replayed() -> None:
+    def double(x: Tensor) -> None:
+        x.mul_(2.0)
+
+    traced = Traced(double, in_place=True)
+    for seed in range(3):
+        x = values(seed, 4, 3)
+        expected = 2.0 * x
+        assert traced(x) == ()
+        assert torch.equal(x, expected)

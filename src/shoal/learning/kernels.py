@@ -98,11 +98,7 @@ def sample_bytes(data: Data) -> int:
 
 
 class BatchedTraining:
-    """Steps stacked peers together, with a `Rule`.
-
-    Attributes:
-        largest: rows that fit the cache.
-    """
+    """Steps stacked peers together, with a `Rule`."""
 
     path = "batched"
 
@@ -115,11 +111,11 @@ class BatchedTraining:
         self._step: Callable[..., None] = partial(rule.step, problem.params)
         if not rule.element_wise(problem.params):  # by vmap, which is slow to enter
             self._step = Traced(self._step, in_place=True)
-        self.largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
+        self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
 
     def chunks(self, jobs: list[Job]) -> list[list[Job]]:
         """Cut; jobs with similar numbers of steps go together."""
-        return cut(sorted(jobs, key=lambda job: -job.inputs.schedule.steps), self.largest)
+        return cut(sorted(jobs, key=lambda job: -job.inputs.schedule.steps), self._largest)
 
     def run(self, chunk: list[Job]) -> None:
         """Train a chunk's peers, all their steps.
@@ -172,7 +168,7 @@ class _View:
         self.parameters = list(self.trained.values())
         self.state = rule.views(memory, problem.params)
         options: dict[str, Any] = {"device": stacked.device}
-        self._lr = _rates(rows).to(stacked.device)
+        self._lr = rates_of(rows).to(stacked.device)
         self.before = torch.tensor([row.first_step for row in rows], dtype=torch.float64, **options)
         self.keys = torch.tensor([row.key for row in rows], **options)
         self.extras = [torch.stack(column) for column in zip(*(row.extras for row in rows), strict=True)]
@@ -182,7 +178,7 @@ class _View:
         return self._lr[step] if len(self._lr) > 1 else self._lr[0]
 
 
-def _rates(rows: Sequence[TrainInputs]) -> Tensor:
+def rates_of(rows: Sequence[TrainInputs]) -> Tensor:
     """Learning rates [steps, n], float64; [1, n] if none changes. Rows that are done keep their last one."""
     if all(isinstance(row.lr, int | float) for row in rows):
         return torch.tensor([[row.lr for row in rows]], dtype=torch.float64)

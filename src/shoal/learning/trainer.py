@@ -132,32 +132,18 @@ class Trainer:
 
     # -- kernels ---------------------------------------------------------------------------------------------
 
-    def training(
-        self,
-        shard: Shard,
-        batch: int,
-        objective: Objective | None,
-        extras: tuple[Tensor, ...],
-        rule: Rule | None = None,
-    ) -> Kernel:
-        """The kernel for training requests of one kind; `rule` instead of the trainer's optimizer."""
-        usual = objective is None and not extras and rule is None
-        if usual and (known := self._usual.get(batch)) is not None:
-            return known
-        kernel = self._training(shard, batch, objective or Supervised(self.task.loss), extras, rule or self.optimizer)
-        if usual:
+    def training(self, shard: Shard, batch: int, objective: Objective | None, extras: tuple[Tensor, ...]) -> Kernel:
+        """The kernel for training requests of one kind."""
+        if objective is None and not extras and (usual := self._usual.get(batch)) is not None:
+            return usual
+        kernel = self._training(shard, batch, objective or Supervised(self.task.loss), extras)
+        if objective is None and not extras:
             self._usual[batch] = kernel
         return kernel
 
-    def _training(
-        self,
-        shard: Shard,
-        batch: int,
-        objective: Objective,
-        extras: tuple[Tensor, ...],
-        rule: Rule | OptimizerFactory,
-    ) -> Kernel:
+    def _training(self, shard: Shard, batch: int, objective: Objective, extras: tuple[Tensor, ...]) -> Kernel:
         path, problem = self.path(objective, shard, extras)
+        rule = self.optimizer
 
         def make() -> Kernel:
             if not path.batched:
@@ -166,7 +152,7 @@ class Trainer:
                 return SingleTraining(problem, rule, "a torch optimizer steps one module at a time")
             return BatchedTraining(problem, rule, batch * sample_bytes(shard.data), path.why, self.device)
 
-        return self._kernel(("train", objective, batch, _shapes(extras), id(rule)), make)  # the kernel keeps the rule
+        return self._kernel(("train", objective, batch, _shapes(extras)), make)
 
     def gradient(self, shard: Shard, batch: int, objective: Objective | None, extras: tuple[Tensor, ...]) -> Kernel:
         """The kernel for gradient requests of one kind."""

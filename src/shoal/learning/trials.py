@@ -14,11 +14,12 @@ from shoal.engine.compute import Job, Kernel, Pool
 from shoal.learning.batches import Schedule, Shard, epochs, stream
 from shoal.learning.contenders import Contender, MakeSchedule, Point, make_schedule
 from shoal.learning.data import Data
-from shoal.learning.kernels import BatchedTraining, TrainInputs
+from shoal.learning.kernels import SingleTraining, sample_bytes
 from shoal.learning.loop import MakeOptimizer, TorchLoop, state_bytes
-from shoal.learning.objective import Supervised
+from shoal.learning.mixed import MixedTraining, RuledInputs
+from shoal.learning.objective import Problem, Supervised
 from shoal.learning.task import Task
-from shoal.learning.trainer import Trainer
+from shoal.learning.trainer import Path, Trainer
 from shoal.metrics import higher_is_better
 from shoal.optim import Rule
 from shoal.optim.lookahead import SlowWeights
@@ -64,7 +65,7 @@ class _Row:
 
     kernel: Kernel
     rule: Rule | None
-    inputs: TrainInputs
+    inputs: RuledInputs
     outcome: Outcome
     done: int = 0
     vector: Tensor | None = None
@@ -157,8 +158,9 @@ class Bench:
     def _kernels(
         self, contender: Contender, tried: Sequence[Point]
     ) -> list[tuple[Kernel, Rule | None, float | list[float]]]:
-        """For each point who trains it, by which rule, at which rates. Points whose rules are alike have one kernel."""
-        made: list[tuple[Rule, Kernel]] = []
+        """For each point who trains it, by which rule, at which rates; those that differ in these share a rule."""
+        rules: list[Rule] = []
+        mixed = self._guarded(self._mixed())
         result: list[tuple[Kernel, Rule | None, float | list[float]]] = []
         for point in tried:
             given = {**contender.settings, **point.settings}
@@ -168,13 +170,18 @@ class Bench:
                 result.append((self._loop(contender, point.lr, settings), None, _short(rates)))
                 continue
             own = 1.0 if rule is contender.make else rule.lr / point.lr
-            known = next(((other, kernel) for other, kernel in made if self._alike(rule, other)), None)
-            if known is None:
-                kernel = self._trainer.training(self._shard, self._batches(0).batch, None, (), rule)
-                known = rule, self._guarded(kernel)
-                made.append(known)
-            result.append((known[1], known[0], _short([rate * own for rate in rates])))
+            shared = next((other for other in rules if self._alike(rule, other)), None)
+            if shared is None:
+                shared = rule
+                rules.append(rule)
+            path = self._path
+            kernel = mixed if path.batched else self._guarded(SingleTraining(self._problem, shared, path.why))
+            result.append((kernel, shared, _short([rate * own for rate in rates])))
         return result
+
+    def _mixed(self) -> Kernel:
+        size = self._batches(0).batch * sample_bytes(self._shard.data)
+        return MixedTraining(self._problem, size, self._path.why, self._pool.device)
 
     def _rule(self, contender: Contender, lr: float, settings: Mapping[str, Any]) -> Rule | None:
         """The rule; None for a class that has none."""
@@ -189,7 +196,11 @@ class Bench:
         return one.seed == other.seed and all(one.plan(p).chain == other.plan(p).chain for p in params)
 
     @property
-    def _problem(self) -> Any:
+    def _path(self) -> Path:
+        return self._trainer.path(Supervised(self._trainer.task.loss), self._shard)[0]
+
+    @property
+    def _problem(self) -> Problem:
         return self._trainer.path(Supervised(self._trainer.task.loss), self._shard)[1]
 
     def _loop(self, contender: Contender, lr: float, settings: Mapping[str, Any]) -> Kernel:
@@ -214,7 +225,7 @@ class Bench:
     def _row(self, kernel: Kernel, rule: Rule | None, lr: float | list[float], seed: int) -> _Row:
         vector = self._trainer.initial(key(seed, "init"))
         memory = None if rule is None else self._trainer.memory(vector, key(seed, "optimizer"), rule)
-        inputs = TrainInputs(vector, self._shard, self._batches(seed), lr, key(seed, "noise"))
+        inputs = RuledInputs(vector, self._shard, self._batches(seed), lr, key(seed, "noise"), rule=rule)
         return _Row(kernel, rule, inputs, Outcome(), 0, vector, memory)
 
     # -- training and scoring ------------------------------------------------------------------------------------------
@@ -284,11 +295,9 @@ class _Guarded:
         self.name, self.path, self.why = inner.name, inner.path, inner.why
 
     def chunks(self, jobs: list[Job]) -> list[list[Job]]:
-        """Even parts that fit the cache, as many as there are threads or more."""
-        if not isinstance(self._inner, BatchedTraining):
-            return self._inner.chunks(jobs)
-        count = max(min(self._workers, len(jobs) // 2), -(-len(jobs) // self._inner.largest), 1)
-        return [jobs[i::count] for i in range(count)]
+        """As the kernel cuts; stacked rows are shared among the threads."""
+        inner = self._inner
+        return inner.chunks(jobs, self._workers) if isinstance(inner, MixedTraining) else inner.chunks(jobs)
 
     def run(self, chunk: list[Job]) -> None:
         """Compute a chunk, and where that fails each job alone."""
