@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from shoal import optim
-from shoal.optim.chain import Optimizer, Param
-from shoal.optim.chain.recording import Untranslatable, source
-from shoal.optim.chain.rule import Plan
+from shoal.optim.core import Optimizer, Param
+from shoal.optim.core.recording import Untranslatable, source
+from shoal.optim.core.rule import Plan
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 BYTES_ADAMW, NAMED = 7, {"AdamMini", "BAdam", "LOMO", "AdaLomo"}  # these need more than a list of tensors

@@ -23,8 +23,8 @@ from shoal.learning.data import Data, Dataset
 from shoal.learning.results import Trial
 from shoal.optim import SGD, Adam, AdamW, Optimizer, Rule, Transform
 from shoal.optim.cautious import Cautious, cautious
-from shoal.optim.chain import Scalars, State
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Scalars, State
+from shoal.optim.core.transform import Granularity
 from shoal.optim.large_batch import warmup_polynomial
 from shoal.optim.lookahead import Lookahead, lookahead
 from shoal.optim.schedules import warmup_cosine

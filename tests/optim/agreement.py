@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shoal.optim.chain import Optimizer
-from shoal.optim.chain.compiled import compiler
+from shoal.optim.core import Optimizer
+from shoal.optim.core.compiled import compiler
 from tests.optim.following import Gradients, missing, quadratic, starts, torch_gradients
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import shoal.optim
 from shoal.optim.cautious import Cautious
-from shoal.optim.chain import Optimizer
+from shoal.optim.core import Optimizer
 from shoal.optim.lookahead import Lookahead
 from shoal.optim.wrapping import Wrapper
 from shoal.optim.xgrad import XGrad

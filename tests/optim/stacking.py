@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shoal.optim.chain import Optimizer, Param
+from shoal.optim.core import Optimizer, Param
 from tests.optim.following import SHAPES, Gradients, quadratic, starts
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shoal.optim.adam_mini import KINDS, AdamMini, BlockScaling, blocks_of, published_blocks
-from shoal.optim.chain import Param, Rule
+from shoal.optim.core import Param, Rule
 from tests.optim.following import follow, missing, quadratic, torch_gradients
 from tests.optim.stacking import assert_stacks
 from tests.restatements.optimizers import adam_mini as restated

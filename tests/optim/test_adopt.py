@@ -13,7 +13,7 @@ from torch import nn
 
 from shoal.optim.adam import Adam
 from shoal.optim.adopt import ADOPT
-from shoal.optim.chain import Optimizer
+from shoal.optim.core import Optimizer
 from tests.optim.agreement import assert_compiles, bytes_per_entry
 from tests.optim.following import NETWORK_SHAPES, follow, missing, network, quadratic
 from tests.optim.stacking import assert_stacks

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shoal.optim.adamw import AdamW
-from shoal.optim.chain import Optimizer
+from shoal.optim.core import Optimizer
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from tests.optim.following import (
     NETWORK_SHAPES,

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.profiler import ProfilerActivity, profile
 
-from shoal.optim.chain import Optimizer, Param, Rule, rule
-from shoal.optim.chain.arguments import SHARED
-from shoal.optim.chain.recording import source
+from shoal.optim.core import Optimizer, Param, Rule, rule
+from shoal.optim.core.arguments import SHARED
+from shoal.optim.core.recording import source
 from shoal.optim.saving import load, save
 from tests.optim.catalogue import (
     SHAPES,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shoal.optim.adam import Adam
-from shoal.optim.chain import Param
+from shoal.optim.core import Param
 from shoal.optim.laprop import LaProp
 from tests.optim.agreement import assert_as_torch, assert_compiles, bytes_per_entry, path
 from tests.optim.following import NETWORK_SHAPES, follow, missing, network, quadratic, starts

@@ -13,9 +13,9 @@ from torch import nn
 
 from shoal.optim.adam import Adam
 from shoal.optim.adamw import SGDW, AdamW
-from shoal.optim.chain import Chain, Optimizer, Param
-from shoal.optim.chain.optimizer import Settings
 from shoal.optim.common import DecayAfter, Momentum
+from shoal.optim.core import Chain, Optimizer, Param
+from shoal.optim.core.optimizer import Settings
 from shoal.optim.lookahead import Lookahead, SlowWeights, lookahead
 from shoal.optim.sgd import SGD
 from shoal.optim.subset_norm import SubsetNorm

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from shoal.optim.adam import AdamScaling
 from shoal.optim.adamw import AdamW
-from shoal.optim.chain import Chain, Optimizer, Param
 from shoal.optim.common import Momentum
+from shoal.optim.core import Chain, Optimizer, Param
 from shoal.optim.mars import MARS, MarsGradient, newton_schulz
 from tests.optim.agreement import bytes_per_entry
 from tests.optim.following import (

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from shoal.optim.chain import Param, Rule, Transform
+from shoal.optim.core import Param, Rule, Transform
 from shoal.optim.ranger21 import Centralised, ClippedUnits, PositiveNegative, Ranger21, SlowWeights, explore_exploit
 from tests.optim.following import (
     NETWORK_SHAPES,

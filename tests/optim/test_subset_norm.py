@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from shoal.optim.chain import Optimizer
+from shoal.optim.core import Optimizer
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum, chunk_size
 from tests.optim.following import NETWORK_SHAPES, follow, missing, network, quadratic, starts, torch_gradients
 from tests.optim.stacking import assert_stacks

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from shoal.optim.chain import Param
+from shoal.optim.core import Param
 from shoal.optim.swats import SWATS
 from tests.optim.following import (
     NETWORK_SHAPES,

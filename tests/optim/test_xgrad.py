@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from shoal.optim.adam import Adam
 from shoal.optim.adamax import AdaMax
 from shoal.optim.adamw import SGDW, AdamW
-from shoal.optim.chain import Chain, Optimizer, Param, Rule
-from shoal.optim.chain.optimizer import Settings
 from shoal.optim.common import Momentum
+from shoal.optim.core import Chain, Optimizer, Param, Rule
+from shoal.optim.core.optimizer import Settings
 from shoal.optim.rmsprop import RMSProp
 from shoal.optim.sgd import SGD
 from shoal.optim.velocity import Velocity

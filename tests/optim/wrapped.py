@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shoal.optim.chain import Optimizer, Rule
+from shoal.optim.core import Optimizer, Rule
 
 
 @dataclass(frozen=True)

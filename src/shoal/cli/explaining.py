@@ -35,7 +35,7 @@ def _arguments(cls: Any) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from shoal.optim.chain.arguments import SHARED
+    from shoal.optim.core.arguments import SHARED
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("name", "default", "meaning", "allowed"):

@@ -1,6 +1,6 @@
 """Optimizers: how one learner moves. Each is a `torch.optim.Optimizer`, and a rule that steps many stacked models.
 
-An optimizer is a chain of small transforms (`shoal.optim.chain`), one file a method. `chain(...)` makes new ones.
+An optimizer is a chain of small transforms (`shoal.optim.core`), one file a method. `chain(...)` makes new ones.
 """
 
 from shoal.optim.adabound import AdaBound, AMSBound
@@ -21,8 +21,8 @@ from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.apollo import APOLLO, APOLLOMini
 from shoal.optim.badam import BAdam
 from shoal.optim.cautious import Cautious, CautiousMask
-from shoal.optim.chain import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
+from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from shoal.optim.diffgrad import DiffGrad
 from shoal.optim.exadam import EXAdam
@@ -47,6 +47,7 @@ from shoal.optim.schedules import (
     large_minibatch,
     linear_scaling,
     step_decay,
+    warmup_cosine,
 )
 from shoal.optim.sgd import SGD
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
@@ -129,5 +130,6 @@ __all__ = [
     "large_minibatch",
     "linear_scaling",
     "step_decay",
+    "warmup_cosine",
     "warmup_polynomial",
 ]

@@ -13,12 +13,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import SHARED, above
-from shoal.optim.chain.ops import ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar
 from shoal.optim.common import coupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import SHARED, above
+from shoal.optim.core.ops import ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar
 
 
 @dataclass(frozen=True)

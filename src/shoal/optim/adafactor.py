@@ -21,11 +21,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import above, at_least, flag
-from shoal.optim.chain.ops import ema_, root_mean_square
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, exp, log, minimum, sqrt
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import above, at_least, flag
+from shoal.optim.core.ops import ema_, root_mean_square
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, exp, log, minimum, sqrt
 
 
 @dataclass(frozen=True)

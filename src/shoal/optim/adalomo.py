@@ -28,13 +28,13 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from shoal.optim.adafactor import FactoredScaling, size
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, State, Transform
-from shoal.optim.chain.arguments import above, at_least
-from shoal.optim.chain.ops import Number, clip
-from shoal.optim.chain.optimizer import Params, Settings
-from shoal.optim.chain.rule import compute_dtype, step_items
-from shoal.optim.chain.scalars import Scalar
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, State, Transform
+from shoal.optim.core.arguments import above, at_least
+from shoal.optim.core.ops import Number, clip
+from shoal.optim.core.optimizer import Params, Settings
+from shoal.optim.core.rule import compute_dtype, step_items
+from shoal.optim.core.scalars import Scalar
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class InBackward(Optimizer):
             first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
             items = self._items(-1 - first - i, alone)  # the negative number only names the place of the chain
             if group["compile"]:
-                from shoal.optim.chain.compiled import step_by_kernels
+                from shoal.optim.core.compiled import step_by_kernels
 
                 items = step_by_kernels(items, self._kernels)
             step_items(items)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.ops import ema_, ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.rule import Item
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.common import DecoupledDecay, WeightDecay, coupled
+from shoal.optim.core import Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.rule import Item
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
 
 @dataclass(frozen=True)

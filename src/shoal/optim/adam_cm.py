@@ -21,13 +21,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least, flag, whole
-from shoal.optim.chain.ops import choose, ema_, ema_square_, plus
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, maximum, minimum, one_minus_power, sqrt, where
-from shoal.optim.chain.transform import Granularity
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least, flag, whole
+from shoal.optim.core.ops import choose, ema_, ema_square_, plus
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, maximum, minimum, one_minus_power, sqrt, where
+from shoal.optim.core.transform import Granularity
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State
-from shoal.optim.chain.arguments import whole
-from shoal.optim.chain.ops import ema_, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.transform import Granularity, Shape
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State
+from shoal.optim.core.arguments import whole
+from shoal.optim.core.ops import ema_, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.transform import Granularity, Shape
 
 Blocks = tuple[tuple[int, int], ...]
 """Runs of blocks, one after the other in a tensor's memory order: (how many, entries in each)."""

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
 from shoal.optim.amsgrad import AMSGradScaling
-from shoal.optim.chain import Argument, Chain, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import flag
-from shoal.optim.chain.ops import plus, plus_
-from shoal.optim.chain.optimizer import Settings
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import flag
+from shoal.optim.core.ops import plus, plus_
+from shoal.optim.core.optimizer import Settings
 from shoal.optim.first_rate import FromFirstRate, first_rate
 from shoal.optim.schedules import Schedule
 

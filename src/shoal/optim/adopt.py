@@ -19,12 +19,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import above, at_least, flag
-from shoal.optim.chain.ops import clip, ema_, ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, exp, log, maximum, minimum, where
 from shoal.optim.common import DecoupledDecay, coupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import above, at_least, flag
+from shoal.optim.core.ops import clip, ema_, ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, exp, log, maximum, minimum, where
 
 
 @dataclass(frozen=True)

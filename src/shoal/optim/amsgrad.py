@@ -22,12 +22,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import SHARED, flag
-from shoal.optim.chain.ops import divide, ema_, ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, exp, one_minus_power, power, sqrt
 from shoal.optim.common import coupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import SHARED, flag
+from shoal.optim.core.ops import divide, ema_, ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, exp, one_minus_power, power, sqrt
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import SHARED, above, at_least, whole
-from shoal.optim.chain.ops import ema_, ema_square_, select
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, floor, one_minus_power, sqrt
-from shoal.optim.chain.transform import Granularity, Shape
 from shoal.optim.common import DecayAfter
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import SHARED, above, at_least, whole
+from shoal.optim.core.ops import ema_, ema_square_, select
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, floor, one_minus_power, sqrt
+from shoal.optim.core.transform import Granularity, Shape
 from shoal.optim.subset_norm import StepSizeAdam
 from shoal.tensors.random import derive, normal
 

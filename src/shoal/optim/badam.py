@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import whole
-from shoal.optim.chain.optimizer import Params, Settings
-from shoal.optim.chain.rule import Plan, compute_dtype
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import whole
+from shoal.optim.core.optimizer import Params, Settings
+from shoal.optim.core.rule import Plan, compute_dtype
 from shoal.tensors.random import key, permutation
 
 Order = Literal["random", "ascending", "descending"]

@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Optimizer, Rule, Scalars, State, Transform
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Optimizer, Rule, Scalars, State, Transform
+from shoal.optim.core.transform import Granularity
 from shoal.optim.wrapping import Wrapper, decay_left
 
 SCALINGS = ("count", "mean")

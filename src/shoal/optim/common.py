@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from shoal.optim.chain import Scalars, Slot, State, Transform
-from shoal.optim.chain.ops import plus, plus_
-from shoal.optim.chain.scalars import Scalar, where
+from shoal.optim.core import Scalars, Slot, State, Transform
+from shoal.optim.core.ops import plus, plus_
+from shoal.optim.core.scalars import Scalar, where
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import above
-from shoal.optim.chain.ops import ema_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import above
+from shoal.optim.core.ops import ema_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from shoal.optim.chain import Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.ops import ema_, ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.common import coupled
+from shoal.optim.core import Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
 
 @dataclass(frozen=True)

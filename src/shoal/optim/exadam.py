@@ -18,12 +18,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import flag
-from shoal.optim.chain.ops import ema_, ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, log, one_minus_power, power, sqrt
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import flag
+from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, log, one_minus_power, power, sqrt
 
 
 @dataclass(frozen=True)

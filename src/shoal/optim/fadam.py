@@ -20,11 +20,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least
-from shoal.optim.chain.ops import Number, ema_, plus, root_mean_square
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least
+from shoal.optim.core.ops import Number, ema_, plus, root_mean_square
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from shoal.optim.chain import Argument, Optimizer, option
-from shoal.optim.chain.arguments import above
-from shoal.optim.chain.optimizer import Settings
+from shoal.optim.core import Argument, Optimizer, option
+from shoal.optim.core.arguments import above
+from shoal.optim.core.optimizer import Settings
 
 
 class FromFirstRate(Optimizer):

@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import flag
-from shoal.optim.chain.ops import Number, choose, ema_, ema_square_, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.rule import Item
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import flag
+from shoal.optim.core.ops import Number, choose, ema_, ema_square_, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.rule import Item
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
 CENTERED_AFTER = 10  # steps, as in the authors' code
 

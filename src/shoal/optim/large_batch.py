@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least, flag
-from shoal.optim.chain.ops import plus, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.transform import Granularity
 from shoal.optim.common import Momentum
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least, flag
+from shoal.optim.core.ops import plus, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.transform import Granularity
 from shoal.optim.schedules import Schedule
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.ops import ema_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar
 from shoal.optim.common import decoupled
+from shoal.optim.core import Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.ops import ema_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Chain, Rule, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import whole
-from shoal.optim.chain.ops import choose, ema_
-from shoal.optim.chain.rule import compute_dtype
-from shoal.optim.chain.scalars import Scalar, where
+from shoal.optim.core import Chain, Rule, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import whole
+from shoal.optim.core.ops import choose, ema_
+from shoal.optim.core.rule import compute_dtype
+from shoal.optim.core.scalars import Scalar, where
 from shoal.optim.wrapping import Wrapper
 from shoal.optim.xgrad import PredictedWeights, XGrad
 

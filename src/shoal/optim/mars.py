@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.chain import Argument, Chain, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least, flag, fractions
-from shoal.optim.chain.ops import ema_, plus
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.rule import Item
-from shoal.optim.chain.scalars import Scalar
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least, flag, fractions
+from shoal.optim.core.ops import ema_, plus
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.rule import Item
+from shoal.optim.core.scalars import Scalar
 from shoal.optim.first_rate import FromFirstRate, first_rate
 from shoal.optim.lion import SignOfAverage
 

@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import whole
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
-from shoal.optim.chain.transform import Granularity, Shape
 from shoal.optim.common import decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import whole
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.transform import Granularity, Shape
 
 NARROW = 1 << 15  # entries of a block whose places fit into int16
 

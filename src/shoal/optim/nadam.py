@@ -19,12 +19,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least, flag
-from shoal.optim.chain.ops import ema_, ema_square_, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power, power, sqrt
 from shoal.optim.common import coupled, decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least, flag
+from shoal.optim.core.ops import ema_, ema_square_, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power, power, sqrt
 
 WARM_UP = 0.96
 TERMS = 54  # of the series: what is left out is below 2^-54 of its sum

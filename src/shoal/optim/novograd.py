@@ -19,12 +19,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import flag
-from shoal.optim.chain.ops import ema_, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import flag
+from shoal.optim.core.ops import ema_, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.transform import Granularity
 
 
 @dataclass(frozen=True)

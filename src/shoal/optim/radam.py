@@ -20,12 +20,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least, flag
-from shoal.optim.chain.ops import choose, ema_, ema_square_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, maximum, one_minus_power, power, sqrt, where
 from shoal.optim.common import coupled, decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least, flag
+from shoal.optim.core.ops import choose, ema_, ema_square_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, maximum, one_minus_power, power, sqrt, where
 
 
 def length(t: Scalar, beta2: float) -> Scalar:

@@ -25,12 +25,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform, option
-from shoal.optim.chain.arguments import above, at_least, fractions, whole
-from shoal.optim.chain.ops import choose, ema_, ema_square_, select
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, maximum, minimum, one_minus_power, sqrt
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform, option
+from shoal.optim.core.arguments import above, at_least, fractions, whole
+from shoal.optim.core.ops import choose, ema_, ema_square_, select
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, maximum, minimum, one_minus_power, sqrt
+from shoal.optim.core.transform import Granularity
 
 
 def explore_exploit(t: Scalar, lr: Scalar, *, beta2: float, t_max: float, warmup: float, warmdown: float) -> Scalar:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shoal.optim.chain import Chain, Optimizer, Param, Rule, Transform
-from shoal.optim.chain.optimizer import check
+from shoal.optim.core import Chain, Optimizer, Param, Rule, Transform
+from shoal.optim.core.optimizer import check
 
 Link = Transform | Rule | type[Optimizer]
 

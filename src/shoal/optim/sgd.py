@@ -6,9 +6,9 @@ I. Sutskever et al., "On the Importance of Initialization and Momentum in Deep L
 
 from __future__ import annotations
 
-from shoal.optim.chain import Chain, Optimizer, Param
-from shoal.optim.chain.optimizer import Settings
 from shoal.optim.common import Momentum, coupled
+from shoal.optim.core import Chain, Optimizer, Param
+from shoal.optim.core.optimizer import Settings
 
 
 class SGD(Optimizer):

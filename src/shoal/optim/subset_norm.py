@@ -25,13 +25,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import SHARED, flag, fractions, whole
-from shoal.optim.chain.ops import choose, ema_, ema_square_, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt, where
-from shoal.optim.chain.transform import Granularity, Shape
 from shoal.optim.common import DecayAfter
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import SHARED, flag, fractions, whole
+from shoal.optim.core.ops import choose, ema_, ema_square_, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt, where
+from shoal.optim.core.transform import Granularity, Shape
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least
-from shoal.optim.chain.ops import ema_square_, plus_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.rule import Item
-from shoal.optim.chain.scalars import Scalar, one_minus_power, sqrt
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least
+from shoal.optim.core.ops import ema_square_, plus_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.rule import Item
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.transform import Granularity
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.chain.arguments import at_least, flag, fractions, whole
-from shoal.optim.chain.ops import ema_product_
-from shoal.optim.chain.optimizer import Settings
-from shoal.optim.chain.scalars import Scalar, one_minus_power
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core.arguments import at_least, flag, fractions, whole
+from shoal.optim.core.ops import ema_product_
+from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.scalars import Scalar, one_minus_power
+from shoal.optim.core.transform import Granularity
 from shoal.tensors.random import derive, normal
 
 

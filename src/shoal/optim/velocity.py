@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Scalars, Slot, State, Transform
-from shoal.optim.chain.ops import plus_
+from shoal.optim.core import Scalars, Slot, State, Transform
+from shoal.optim.core.ops import plus_
 
 
 @dataclass(frozen=True)

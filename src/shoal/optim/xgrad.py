@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Optimizer, Rule, Scalars, Slot, State, Transform
-from shoal.optim.chain.ops import minus_
+from shoal.optim.core import Optimizer, Rule, Scalars, Slot, State, Transform
+from shoal.optim.core.ops import minus_
 from shoal.optim.wrapping import Wrapper, decay_left
 
 REAL = "real_weights"

@@ -42,7 +42,7 @@ from shoal.learning.results import Comparison
 from shoal.optim import SGD, Adam, AdamScaling, Rule
 from shoal.optim.adadelta import Adadelta
 from shoal.optim.adagrad import Adagrad
-from shoal.optim.chain.scalars import Scalar
+from shoal.optim.core.scalars import Scalar
 from shoal.optim.rmsprop import RMSProp
 from shoal.papers.optimizers import SETTINGS, Setting, apart, outcome, path, race, record, torch_path
 from shoal.papers.result import Finding, Result

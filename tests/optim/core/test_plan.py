@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal.optim.chain import Scalars, Slot, State, Transform
-from shoal.optim.chain.rule import Item, Plan, compute_dtype, step_items
-from shoal.optim.chain.scalars import Scalar
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Scalars, Slot, State, Transform
+from shoal.optim.core.rule import Item, Plan, compute_dtype, step_items
+from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.transform import Granularity
 
 
 @dataclass(frozen=True)

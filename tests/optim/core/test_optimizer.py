@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from shoal.optim.adam import Adam, AdamScaling
 from shoal.optim.adamw import AdamW
-from shoal.optim.chain import Argument, Chain, Optimizer, Param, Scalars, State, option
-from shoal.optim.chain.arguments import above
 from shoal.optim.common import Momentum, coupled, decoupled
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, State, option
+from shoal.optim.core.arguments import above
 from shoal.optim.lion import Lion
 from shoal.optim.sgd import SGD
 from tests.optim.catalogue import advance, parameters, same

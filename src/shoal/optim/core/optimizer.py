@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal, TypeAlias, dataclass_transform, overl
 import torch
 from torch import Tensor
 
-from shoal.optim.chain.arguments import SHARED, Argument
-from shoal.optim.chain.rule import Chain, Item, Param, Plan, Rule, step_items
-from shoal.optim.chain.transform import Scalars, Transform
+from shoal.optim.core.arguments import SHARED, Argument
+from shoal.optim.core.rule import Chain, Item, Param, Plan, Rule, step_items
+from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -201,7 +201,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             (compiled if group["compile"] else plain).extend(self._items(number, group))
         if compiled:
-            from shoal.optim.chain.compiled import step_by_kernels
+            from shoal.optim.core.compiled import step_by_kernels
 
             plain += step_by_kernels(compiled, self._kernels)
         step_items(_not_fused(plain))

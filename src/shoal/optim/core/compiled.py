@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from shoal.optim.chain.recording import Untranslatable, source
-from shoal.optim.chain.rule import Item, Plan, step_items
+from shoal.optim.core.recording import Untranslatable, source
+from shoal.optim.core.rule import Item, Plan, step_items
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
 VECTOR_MATHS = ("-DVECTOR_MATHS=1", "-lmvec")  # where the C library has such functions (glibc 2.35, x86)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.optim.adamw import AdamW
-from shoal.optim.chain import Param, Rule, Scalars, Slot, State, Transform
-from shoal.optim.chain.transform import Granularity
 from shoal.optim.common import Momentum, WeightDecay
+from shoal.optim.core import Param, Rule, Scalars, Slot, State, Transform
+from shoal.optim.core.transform import Granularity
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal.optim.chain import Param, Scalars, Slot, State, Transform, rule
-from shoal.optim.chain.ops import ema_, plus_
-from shoal.optim.chain.rule import Item, Plan, Rule, step_items
 from shoal.optim.common import DecoupledDecay, Momentum, WeightDecay
+from shoal.optim.core import Param, Scalars, Slot, State, Transform, rule
+from shoal.optim.core.ops import ema_, plus_
+from shoal.optim.core.rule import Item, Plan, Rule, step_items
 
 CHAIN = (DecoupledDecay(0.1), WeightDecay(0.2), Momentum(0.9, nesterov=True))
 SMALL = 64

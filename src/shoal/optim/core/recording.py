@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shoal.optim.chain.rule import Plan
-from shoal.optim.chain.transform import Scalars
+from shoal.optim.core.rule import Plan
+from shoal.optim.core.transform import Scalars
 
 
 class Untranslatable(Exception):

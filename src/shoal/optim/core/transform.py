@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from shoal.optim.chain.scalars import Scalar
+from shoal.optim.core.scalars import Scalar
 
 if TYPE_CHECKING:
-    from shoal.optim.chain.rule import Item
+    from shoal.optim.core.rule import Item
 
 Granularity = Literal["element", "tensor", "model"]
 Shape = tuple[int, ...]
@@ -74,7 +74,7 @@ class Transform:
 
         Args:
             t: number of this step, 1 at first; a float, or a float64 tensor for stacked peers. The functions of
-                `shoal.optim.chain.scalars` take either.
+                `shoal.optim.core.scalars` take either.
             lr: learning rate, likewise.
         """
         return {}

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from shoal.optim.chain.ops import minus_
-from shoal.optim.chain.scalars import Scalar
-from shoal.optim.chain.transform import Scalars, Shape, Slot, Transform
+from shoal.optim.core.ops import minus_
+from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.transform import Scalars, Shape, Slot, Transform
 from shoal.tensors.random import key as key_of
 
 Chain = tuple[Transform, ...]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.optim.chain import Scalars, Slot, State, Transform
-from shoal.optim.chain.compiled import Kernel
-from shoal.optim.chain.recording import CONSTANTS, EXPRESSIONS, Untranslatable, source
-from shoal.optim.chain.rule import Item, Plan, step_items
+from shoal.optim.core import Scalars, Slot, State, Transform
+from shoal.optim.core.compiled import Kernel
+from shoal.optim.core.recording import CONSTANTS, EXPRESSIONS, Untranslatable, source
+from shoal.optim.core.rule import Item, Plan, step_items
 
 Operation = Callable[[Tensor, Tensor, Scalars], Tensor]
 

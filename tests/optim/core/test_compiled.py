@@ -17,10 +17,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from shoal.optim.adamw import AdamW
 from shoal.optim.adopt import ADOPT
-from shoal.optim.chain import Chain, Optimizer, Param, Scalars, State, Transform, compiled
-from shoal.optim.chain.compiled import DeviceKernel, Kernel, NoCompiler, cache, compiler, step_compiled, structure
-from shoal.optim.chain.rule import Item, Plan, Rule, step_items
-from shoal.optim.chain.transform import Granularity
+from shoal.optim.core import Chain, Optimizer, Param, Scalars, State, Transform, compiled
+from shoal.optim.core.compiled import DeviceKernel, Kernel, NoCompiler, cache, compiler, step_compiled, structure
+from shoal.optim.core.rule import Item, Plan, Rule, step_items
+from shoal.optim.core.transform import Granularity
 from shoal.optim.lion import Lion
 from shoal.optim.sgd import SGD
 from tests.optim.catalogue import advance, parameters, same

@@ -1,0 +1,8 @@
+"""What optimizers are made of: transforms, chains of them, and the torch optimizers that run those."""
+
+from shoal.optim.core.arguments import Argument
+from shoal.optim.core.optimizer import Optimizer, option
+from shoal.optim.core.rule import Chain, Param, Rule
+from shoal.optim.core.transform import Scalars, Slot, State, Transform
+
+__all__ = ["Argument", "Chain", "Optimizer", "Param", "Rule", "Scalars", "Slot", "State", "Transform", "option"]
