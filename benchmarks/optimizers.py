@@ -49,7 +49,7 @@ def _measure(case: str, options: Options) -> Any:
         text=True,
         check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1].replace("NaN", "null"))
 
 
 def _ratios(arm: dict[str, Any]) -> list[float]:
@@ -73,7 +73,7 @@ def _table(case: str, found: Any) -> Table:
             f"{1e3 * statistics.median(arm['seconds']):.3g}",
             f"{arm['first']:.2g}",
             f"{cost['bytes']:.2f}" if cost else "",
-            f"{cost['operations']:.2f}" if cost else "",
+            f"{cost['operations']:.2f}" if cost and cost["operations"] else "",
         )
     return page
 

@@ -6,6 +6,7 @@ each arm the CPU seconds of a step in every repetition. One thread, so that the 
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
@@ -18,7 +19,7 @@ from torch import nn
 
 from shoal import optim
 from shoal.optim.core import Optimizer, Param
-from shoal.optim.core.recording import Untranslatable, source
+from shoal.optim.core.recording import source
 from shoal.optim.core.rule import Plan
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -57,14 +58,8 @@ def _maker(cls: type[Optimizer], **settings: Any) -> Make:
 
 
 def _needed(cls: type[Optimizer]) -> dict[str, Any]:
-    extra = {"Ranger21": {"t_max": 100_000}}.get(cls.__name__, {})
-    return {**({"lr": 1e-3} if cls.arguments["lr"] is Optimizer.__init__ or _required(cls) else {}), **extra}
-
-
-def _required(cls: type[Optimizer]) -> bool:
-    import inspect
-
-    return inspect.signature(cls).parameters["lr"].default is inspect.Parameter.empty
+    required = inspect.signature(cls).parameters["lr"].default is inspect.Parameter.empty
+    return {**({"lr": 1e-3} if required else {}), **({"t_max": 100_000} if cls.__name__ == "Ranger21" else {})}
 
 
 def _classes() -> list[type[Optimizer]]:
@@ -84,13 +79,12 @@ def describe(cls: type[Optimizer]) -> dict[str, float]:
     """Bytes that a step must touch and operations it takes for an entry, over AdamW's."""
     plan = _plan(cls)
     touched = 3 + 2 * sum(slot.shape is None for _, slot, _ in plan.slots)
-    try:
-        operations = source(plan, torch.float32)[0].count(";\n        ") / source(_plan(optim.AdamW), torch.float32)[
-            0
-        ].count(";\n        ")
-    except Untranslatable:
-        operations = float("nan")
-    return {"bytes": touched / BYTES_ADAMW, "operations": operations}
+    return {"bytes": touched / BYTES_ADAMW, "operations": _operations(plan) / _operations(_plan(optim.AdamW))}
+
+
+def _operations(plan: Plan) -> float:
+    """Lines of the compiled loop; NaN where there is none."""
+    return source(plan, torch.float32)[0].count(";\n        ") if plan.granularity == "element" else float("nan")
 
 
 def torchs() -> dict[str, Make]:
