@@ -91,6 +91,29 @@ class Wrapped(Entry):
         return rule
 
 
+@dataclass(frozen=True)
+class Around(Entry):
+    """A thing within others, as `ef+topk`; the settings are those of the innermost.
+
+    Attributes:
+        wrappers: from a thing to a thing, the outermost first.
+    """
+
+    wrappers: tuple[Entry, ...] = ()
+
+    def load(self) -> Any:
+        """A function from the settings to the whole."""
+        make, wraps = at(self.target), [entry.load() for entry in self.wrappers]
+
+        def whole(**settings: Any) -> Any:
+            made = make(**settings)
+            for wrap in reversed(wraps):
+                made = wrap(made)
+            return made
+
+        return whole
+
+
 def at(target: str) -> Any:
     """Import what "package.module:attribute" names."""
     module, _, attribute = target.partition(":")

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.entry import Entry, Table, Wrapped
-from shoal.optimizers import OPTIMIZERS, WRAPPERS
+from shoal.codecs import CODEC_WRAPPERS, CODECS
+from shoal.entry import Around, Entry, Table, Wrapped
+from shoal.optimizers import OPTIMIZERS
+from shoal.optimizers import WRAPPERS as OPTIMIZER_WRAPPERS
 
 __all__ = ["KINDS", "WRAPPERS", "Entry", "Spec", "Table", "call", "find", "literal", "parse", "suggestion"]
 
@@ -132,7 +134,11 @@ KINDS: Mapping[str, Table] = {
     "faults": FAULTS,
     "attack": ATTACKS,
     "optimizer": OPTIMIZERS,
+    "codec": CODECS,
 }
+WRAPPERS: Mapping[str, Table] = {"optimizer": OPTIMIZER_WRAPPERS, "codec": CODEC_WRAPPERS}
+"""What goes around others of its kind, as in `ef+topk`."""
+EXAMPLES = {"optimizer": "adamw", "codec": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -174,34 +180,37 @@ def parse(kind: str, text: str) -> Spec:
 
 
 def find(kind: str, given: str) -> tuple[str, Entry]:
-    """A name as it is in its table, and its entry; for optimizers also `wrapper+name`.
+    """A name as it is in its table, and its entry; for optimizers and codecs also `wrapper+name`.
 
     Raises:
         ValueError: the name is unknown; the closest is suggested.
     """
-    if kind == "optimizer" and "+" in given:
-        return _wrapped(given)
+    around = WRAPPERS.get(kind, {})
+    if around and "+" in given:
+        return _wrapped(kind, given)
     name = _look_up(given, KINDS[kind])
     if name is not None:
         return name, KINDS[kind][name]
-    wrapper = _look_up(given, WRAPPERS) if kind == "optimizer" else None
+    wrapper = _look_up(given, around)
     if wrapper is not None:
-        raise ValueError(f"{kind}: {given!r} goes around another one, as in {wrapper}+adamw")
+        raise ValueError(f"{kind}: {given!r} goes around another one, as in {wrapper}+{EXAMPLES[kind]}")
     raise ValueError(f"{kind}: {given!r} is unknown{suggestion(given, KINDS[kind])}")
 
 
-def _wrapped(given: str) -> tuple[str, Entry]:
+def _wrapped(kind: str, given: str) -> tuple[str, Entry]:
     *outer, inner = given.split("+")
-    name, method = find("optimizer", inner)
+    name, entry = find(kind, inner)
     wrappers = []
     for part in outer:
-        wrapper = _look_up(part, WRAPPERS)
+        wrapper = _look_up(part, WRAPPERS[kind])
         if wrapper is None:
-            raise ValueError(f"optimizer: {part!r} is no wrapper{suggestion(part, WRAPPERS)}")
+            raise ValueError(f"{kind}: {part!r} is no wrapper{suggestion(part, WRAPPERS[kind])}")
         wrappers.append(wrapper)
-    name = "+".join([*wrappers, name])
-    around = tuple(WRAPPERS[wrapper] for wrapper in wrappers)
-    return name, Wrapped(method.target, method.help, method.positional, around, OPTIMIZERS[name.split("+")[-1]])
+    around = tuple(WRAPPERS[kind][wrapper] for wrapper in wrappers)
+    whole = "+".join([*wrappers, name])
+    if kind == "optimizer":
+        return whole, Wrapped(entry.target, entry.help, entry.positional, around, OPTIMIZERS[name])
+    return whole, Around(entry.target, entry.help, entry.positional, around)
 
 
 def _look_up(given: str, table: Mapping[str, Any]) -> str | None:

@@ -64,6 +64,7 @@ def run(
     attack: Annotated[str | None, _option("What Byzantine peers send (default: none).")] = None,
     optimizer: Annotated[str | None, _option("Local optimizer (default: sgd).")] = None,
     lr: Annotated[float | None, _option("Learning rate (default: the optimizer's own).")] = None,
+    codec: Annotated[str | None, _option("How what is sent is encoded (default: not at all).")] = None,
     batch: Annotated[int | None, _option("Samples a step, 0 for the whole shard (default: 32).")] = None,
     rounds: Annotated[int | None, _option("Number of rounds (default: 50).", "--rounds", "-r")] = None,
     until: Annotated[float | None, _option("Stop at this virtual time, in seconds.")] = None,

@@ -16,6 +16,7 @@ from shoal.engine.errors import PeerLost
 from shoal.engine.mailbox import REFUSED, Box, Meeting
 from shoal.engine.message import Kind, Message, Parcel, Received
 from shoal.engine.state import State
+from shoal.tensors.payload import MalformedPayload
 from shoal.tensors.random import key
 
 if TYPE_CHECKING:
@@ -305,7 +306,8 @@ class Peer:
                 pending[0].set_result(payload)
         elif kind is Kind.REFUSAL:
             self._fail_pending(
-                message.tag, PeerLost(message.sender, "it dropped the request, which held NaN or infinity")
+                message.tag,
+                PeerLost(message.sender, "it dropped the request, which was malformed or held NaN or infinity"),
             )
         else:
             box = self._boxes.get(message.channel)
@@ -319,7 +321,11 @@ class Peer:
         if found is None or self._full(channel):
             self._queued.setdefault(channel, deque()).append(message)
             return
-        answer = found[0](message.sender, message.parcel.payload)
+        try:
+            answer = found[0](message.sender, message.parcel.payload)
+        except MalformedPayload as error:
+            self._turn_down(message, error)
+            return
         if inspect.isawaitable(answer):
             self._busy[channel] = self._busy.get(channel, 0) + 1
             self.spawn(self._answer_later(message, answer))
@@ -334,11 +340,18 @@ class Peer:
         channel = message.channel
         try:
             self._reply(message, await answer)
+        except MalformedPayload as error:
+            self._turn_down(message, error)
         finally:
             self._busy[channel] -= 1
         waiting = self._queued.get(channel)  # not in the finally: a peer that dies takes up no more work
         while waiting and not self._full(channel):
             self._handle(waiting.popleft())
+
+    def _turn_down(self, message: Message, error: MalformedPayload) -> None:
+        """A request made no sense to its handler: whoever sent it gets to know."""
+        self._world.log("malformed request dropped", self.id, sender=message.sender, why=str(error))
+        self._world.transmit(self.id, message.sender, message.channel, Kind.REFUSAL, message.number, Parcel(None))
 
     def _reply(self, message: Message, answer: Any) -> None:
         self._world.transmit(self.id, message.sender, message.channel, Kind.REPLY, message.number, Parcel(answer))

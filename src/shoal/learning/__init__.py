@@ -5,6 +5,7 @@ from shoal.learning.comparison import compare
 from shoal.learning.contenders import Contender, Span, around
 from shoal.learning.learner import Learner
 from shoal.learning.objective import Net
+from shoal.learning.packing import Packer
 from shoal.learning.results import Comparison
 from shoal.learning.task import Task, accuracy, cross_entropy, squared_error
 from shoal.learning.trainer import Trainer
@@ -14,6 +15,7 @@ __all__ = [
     "Contender",
     "Learner",
     "Net",
+    "Packer",
     "Shard",
     "Span",
     "Task",

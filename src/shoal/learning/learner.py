@@ -21,8 +21,11 @@ from shoal.learning.batches import Schedule, Shard, batches, epochs, stream
 from shoal.learning.data import Data
 from shoal.learning.kernels import GradientInputs, Trained, TrainInputs
 from shoal.learning.objective import Objective
+from shoal.learning.packing import Packed, Packer, PackInputs
 from shoal.learning.trainer import Trainer
 from shoal.optim import Rule
+from shoal.tensors.bits import name_number
+from shoal.tensors.payload import Content
 
 Weights = Mapping[int, float]
 
@@ -54,13 +57,14 @@ class Learner(Peer):
     """A peer with a model and data.
 
     Its state, all of it durable: `model` (flat vector [d]), `position` (samples drawn), `steps` (optimizer steps
-    done), `earlier` (those before the optimizer was last reset) and `optimizer` (what the optimizer remembers), beside
-    whatever a protocol adds.
+    done), `earlier` (those before the optimizer was last reset), `optimizer` (what the optimizer remembers) and `codec`
+    (what the codec remembers, by channel), beside whatever a protocol adds.
 
     Attributes:
         trainer: how the task is computed; shared by all peers, and never changed.
         shard: the peer's data; may be replaced.
         device: how fast it computes.
+        packer: how vectors travel; shared by all peers, and never changed.
     """
 
     def __init__(
@@ -74,11 +78,13 @@ class Learner(Peer):
         device: Device,
         weights: Any = None,
         init_seed: int = 0,
+        packer: Packer | None = None,
     ) -> None:
         super().__init__(id, world, state)
         self.trainer = trainer
         self.shard = shard
         self.device = device
+        self.packer = packer or Packer(None, trainer.layout)
         self._row = weights
         self._training: _Training | None = None
         self._stream = self.key("batches")
@@ -250,6 +256,50 @@ class Learner(Peer):
         job = Job(self.trainer.evaluation(), (vector, shard.data[shard.indices]))
         result: dict[str, float] = await self._world.perform(self, job, seconds)
         return result
+
+    # -- sending ---------------------------------------------------------------------------------------------
+
+    async def pack(self, vector: Tensor, channel: str = "data") -> Content:
+        """A vector [d] as what travels: encoded, if the run has a codec. Takes no virtual time.
+
+        What many peers pack at one time is encoded together. A codec with a memory has one for each channel; where
+        receivers get different vectors, name a channel for each.
+
+        Args:
+            vector: as the model's layout has it; what it is (model, update, gradient) is what `needs` declares.
+            channel: name of the memory.
+
+        Returns:
+            For `unpack` at the receiver.
+        """
+        kernel = self.packer.kernel
+        if kernel is None:
+            return vector
+        remembered: dict[str, Any] = self.state.get("codec", {})
+        count = int(remembered.get(f"{channel} packed", 0))
+        part, rest = self.packer.split(vector)
+        memory = remembered.get(channel)
+        if memory is None:
+            memory = kernel.codec.start(kernel.layout, vector.device)
+        inputs = PackInputs(part, memory, self.key("codec", name_number(channel), count))
+        payload, memory = await self._world.perform(self, Job(kernel, inputs), 0.0)
+        self.state["codec"] = {**self.state.get("codec", {}), channel: memory, f"{channel} packed": count + 1}
+        return payload if rest is None else Packed(payload, rest)
+
+    def unpack(self, payload: Content) -> Tensor:
+        """The vector [d] that a peer packed.
+
+        Raises:
+            MalformedPayload: it is not one.
+        """
+        return self.packer.unpack(payload)
+
+    def unpack_all(self, payloads: Mapping[int, Content]) -> dict[int, Tensor]:
+        """Peer -> vector [d], in the order of `payloads`; what is malformed is dropped, and logged."""
+        good, bad = self.packer.unpack_all(payloads)
+        for peer, why in bad.items():
+            self._world.log("malformed payload dropped", self.id, sender=peer, why=why)
+        return good
 
     # -- averaging -------------------------------------------------------------------------------------------
 

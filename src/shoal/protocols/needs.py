@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.compression import Use
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -17,6 +19,9 @@ class Needs:
         neighbours: a topology in which every peer has a neighbour.
         messages: peers that talk at all; False: no topology is drawn for them.
         data: samples at every peer; False: some may be relays, which hold none.
+        optimizer: the run's optimizer; False: the protocol steps by a rule of its own, and none can be chosen.
+        packs: what the protocol hands to `me.pack`: "model", "update" or "gradient". None: it packs nothing, or in a
+            format of its own, and no codec can be chosen.
     """
 
     server: bool = False
@@ -26,6 +31,8 @@ class Needs:
     neighbours: bool = False
     messages: bool = True
     data: bool = True
+    optimizer: bool = True
+    packs: Use | None = None
 
 
 def check_steps(steps: int | None, timeout: float | None = None) -> None:

@@ -36,7 +36,7 @@ class SynchronousSGD:
     batch: int = 32
     schedule: Schedule | None = None
     shuffle: int = 0
-    needs: ClassVar[Needs] = Needs(reliable_links=True)
+    needs: ClassVar[Needs] = Needs(reliable_links=True, packs="gradient")
 
     async def __call__(self, me: Learner) -> None:
         """What one worker does."""
@@ -48,7 +48,8 @@ class SynchronousSGD:
             if epoch != drawn:
                 drawn, part = epoch, self.part(me, epoch)
             g = await me.gradient(data=_rows(me, part[step * self.batch : (step + 1) * self.batch]), size=None)
-            gradients = {**await me.exchange(g, t), me.id: g}
+            packed = await me.pack(g)
+            gradients = me.unpack_all({**await me.exchange(packed, t), me.id: packed})
             # In order of ids, so that all workers add in one order and stay equal bit for bit.
             lr = None if self.schedule is None else self.schedule(t)
             me.step(mean([gradients[i] for i in sorted(gradients)]), lr=lr)

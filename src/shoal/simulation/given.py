@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any
 
 from shoal import names
+from shoal.compression import Codec
 from shoal.engine.devices import Device
 from shoal.engine.faults import KINDS
 from shoal.engine.links import Link
@@ -131,4 +132,5 @@ _OBJECTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "partition": (_is_partition, "a pair (data, list of index tensors, one a peer)"),
     "devices": (_some(Device), "a sequence of Device, one a peer,"),
     "network": (_some(Link), "a sequence of Link, one a peer,"),
+    "codec": (lambda value: isinstance(value, Codec), "a Codec"),
 }

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from shoal import names
+from shoal.compression import Codec
 from shoal.engine import Adversary, Fault, Refused
 from shoal.engine.compute import first_line
 from shoal.engine.devices import Device
 from shoal.engine.links import Link, links
-from shoal.learning import Shard, Task, Trainer
+from shoal.learning import Packer, Shard, Task, Trainer
 from shoal.learning.data import Data
 from shoal.learning.data.dataset import first_not_finite
 from shoal.protocols import Needs
@@ -39,6 +40,7 @@ class Parts:
         name: what the run is called.
         protocol, needs: what every peer does, and what that asks of a world.
         task, trainer: what is learned, and how it is computed.
+        packer: how vectors travel.
         holders: number of peers beside a server.
         size: number of peers with it.
         server: id of the server, or None.
@@ -60,6 +62,7 @@ class Parts:
         self.name = check_name(self._default_name() if name is None else name)
         self.task: Task = objects["task"] if "task" in objects else self._named_task()
         self.trainer = self._trainer()
+        self.packer = Packer(self._codec(), self.trainer.layout, self.device)
         self.holders = 1 if self.needs.pooled_data else s.peers
         self.size = self.holders + (1 if self.needs.server else 0)
         self.server = self.holders if self.needs.server else None
@@ -104,6 +107,10 @@ class Parts:
 
     def _optimizer(self) -> Any:
         s = self.settings
+        if not self.needs.optimizer:
+            for setting, chosen in (("lr", s.lr is not None), ("optimizer", s.optimizer != "sgd")):
+                if chosen or setting in self.objects:
+                    raise Refused(f"{setting}: {self.name} steps by a rule of its own; see `shoal list protocol`")
         given = {} if s.lr is None else {"lr": s.lr}  # some have no rate of their own, and some remember their first
         named = "optimizer" not in self.objects
         optimizer = build("optimizer", s.optimizer, **given) if named else self.objects["optimizer"]
@@ -112,6 +119,20 @@ class Parts:
         if not hasattr(optimizer, "lr"):
             raise ValueError("lr: the optimizer is a function; give it the learning rate itself")
         return replace(optimizer, lr=s.lr)
+
+    def _codec(self) -> Codec | None:
+        given = self.objects.get("codec", self.settings.codec)
+        if given is None:
+            return None
+        codec: Codec = build("codec", given) if isinstance(given, str) else given
+        packs = self.needs.packs
+        if packs is None:
+            raise Refused(f"codec: {self.name} does not pack what it sends, or in a format of its own")
+        if packs not in codec.suits:
+            named = given if isinstance(given, str) else type(codec).__name__
+            fits = " or ".join(f"{'an' if use[0] in 'aeiou' else 'a'} {use}" for use in codec.suits)
+            raise Refused(f"codec: {named} is for {fits}; {self.name} packs a {packs}")
+        return codec
 
     def _shards(self) -> list[Shard | None]:
         s = self.settings

@@ -33,6 +33,8 @@ class Settings(BaseModel):
         attack: what Byzantine peers send.
         optimizer: local optimizer, e.g. `sgd:lr=0.1,momentum=0.9`.
         lr: learning rate, instead of the optimizer's.
+        codec: how what is sent is encoded, e.g. `ef+topk:0.01`; default: not at all. For protocols that pack what they
+            send.
         batch: samples a step; 0 for the whole shard.
         rounds: number of rounds.
         until: stop at this virtual time, in seconds.
@@ -64,6 +66,7 @@ class Settings(BaseModel):
     attack: str = "none"
     optimizer: str = "sgd"
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    codec: str | None = None
     batch: int = Field(32, ge=0)
     rounds: int = Field(50, ge=0)
     until: float | None = Field(None, gt=0, allow_inf_nan=False)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from shoal import __version__
+from shoal.compression import Codec
 from shoal.engine import Fault, ShoalError, SimulatedWorld, World
 from shoal.engine.devices import Device
 from shoal.engine.links import Link
@@ -61,6 +62,7 @@ def simulate(
     partition: str | tuple[Data, list[Tensor]] = "iid",
     devices: str | Sequence[Device] = "uniform",
     network: str | Sequence[Link] = "lan",
+    codec: str | Codec | None = None,
     name: str | None = None,
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -78,6 +80,7 @@ def simulate(
         faults: a name or a list of faults.
         partition: a name, or (data, list of index tensors, one a peer).
         devices: a name, or one `Device` a peer.
+        codec: None, a name, or a `Codec`, for protocols that pack what they send.
         network: a name, or one `Link` a peer (and one more for the server, if the protocol has one).
         name: what the run is called; default: the protocol's name.
         out: folder in which a run folder `<name>-<number>` is made; None stores nothing.
@@ -106,8 +109,9 @@ def simulate(
         "partition": partition,
         "devices": devices,
         "network": network,
+        "codec": codec,
     }
-    objects = {key: value for key, value in given.items() if not isinstance(value, str)}
+    objects = {key: value for key, value in given.items() if not isinstance(value, str | None)}
     strings = {key: value for key, value in given.items() if isinstance(value, str)}
     for argument, value in objects.items():
         check_object(argument, value)
@@ -179,6 +183,7 @@ class _Experiment:
             device=parts.devices[id],
             weights=row,
             init_seed=seed,
+            packer=parts.packer,
         )
         self._peers[id] = peer
         return peer

@@ -1,6 +1,7 @@
 """Federated averaging: a server averages models that sampled clients trained locally.
 
-w_{t+1} = sum_{k in S_t} (n_k / n_S) w^k, where w^k are E epochs of SGD from w_t on client k's n_k samples.
+w_{t+1} = w_t + sum_{k in S_t} (n_k / n_S) (w^k - w_t), where w^k are E epochs of SGD from w_t on client k's n_k
+samples. Clients send the change w^k - w_t, which codecs make small; the result is the mean of the models.
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017
 (arXiv 1602.05629). With a server optimizer, the step is taken along w_t - w_{t+1} (Reddi et al., 2021, arXiv
 2003.00295).
@@ -19,14 +20,14 @@ from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.optim import Rule
 from shoal.protocols.needs import Needs, check_steps
-from shoal.tensors.payload import Payload
+from shoal.tensors.payload import Content, Payload
 
 
 @dataclass(frozen=True)
 class Trained(Payload):
-    """What a client returns: its model [d] and how many samples it was trained on."""
+    """What a client returns: the packed change of its model, and how many samples it was trained on."""
 
-    model: Tensor
+    change: Content
     samples: int
 
 
@@ -49,7 +50,7 @@ class FedAvg:
     batch: int | None = -1
     server: Rule | None = None
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(server=True)
+    needs: ClassVar[Needs] = Needs(server=True, packs="update")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)
@@ -67,8 +68,9 @@ class FedAvg:
         async for r in me.rounds():
             chosen = sorted(me.rng("participants", r).sample(clients, count))
             replies = await me.request_all(chosen, me.model, "train", timeout=self.timeout)
-            if replies:
-                average = mean([a.model for a in replies.values()], [a.samples for a in replies.values()])
+            changes = me.unpack_all({k: reply.change for k, reply in replies.items()})
+            if changes:
+                average = me.model + mean(list(changes.values()), [replies[k].samples for k in changes])
                 me.model = average if self.server is None else self._server_step(me, self.server, average)
 
     async def train(self, me: Learner, sender: int, model: Tensor) -> Trained:
@@ -77,7 +79,7 @@ class FedAvg:
         me.reset_optimizer()
         passes = self.epochs if self.steps is None else None
         await me.train(self.steps, epochs=passes, batch=self.batch)
-        return Trained(me.model, me.samples)
+        return Trained(await me.pack(me.model - model), me.samples)
 
     def _server_step(self, me: Learner, rule: Rule, average: Tensor) -> Tensor:
         """The server's optimizer, with the way from the average to the model as its gradient; buffers are averaged."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
+from shoal.tensors.payload import Content
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ParallelSGD:
     """
 
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(server=True)
+    needs: ClassVar[Needs] = Needs(server=True, packs="gradient")
 
     async def __call__(self, me: Learner) -> None:
         """What the server does; the others only answer."""
@@ -38,9 +39,10 @@ class ParallelSGD:
             return
         async for _ in me.rounds():
             replies = await me.request_all(me.clients, me.model, "gradient", timeout=self.timeout)
-            if replies:
-                me.step(mean(list(replies.values())))
+            gradients = me.unpack_all(replies)
+            if gradients:
+                me.step(mean(list(gradients.values())))
 
-    async def gradient(self, me: Learner, sender: int, model: Tensor) -> Tensor:
+    async def gradient(self, me: Learner, sender: int, model: Tensor) -> Content:
         """A peer's part: the gradient at the server's model on its own next batch."""
-        return await me.gradient(at=model)
+        return await me.pack(await me.gradient(at=model))

@@ -15,18 +15,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
-from shoal.tensors.payload import Payload
+from shoal.tensors.payload import Content, Payload
 
 
 @dataclass(frozen=True)
 class Weighed(Payload):
-    """What a peer sends: its model [d], and on how many samples it trains (0: a relay)."""
+    """What a peer sends: its packed model, and on how many samples it trains (0: a relay)."""
 
-    model: Tensor
+    model: Content
     samples: int
 
 
@@ -45,7 +43,7 @@ class DecAvg:
     epochs: int | None = None
     relay: float | None = None
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(neighbours=True, data=False)
+    needs: ClassVar[Needs] = Needs(neighbours=True, data=False, packs="model")
 
     def __post_init__(self) -> None:
         if self.relay is not None and not self.relay > 0:
@@ -54,9 +52,10 @@ class DecAvg:
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
         async for r in me.rounds():
-            replies = await me.exchange(Weighed(me.model, me.samples), r, timeout=self.timeout)
-            shares = self.shares({me.id: me.samples, **{j: reply.samples for j, reply in replies.items()}})
-            me.model = me.mix({j: reply.model for j, reply in replies.items()}, shares)
+            replies = await me.exchange(Weighed(await me.pack(me.model), me.samples), r, timeout=self.timeout)
+            models = me.unpack_all({j: reply.model for j, reply in replies.items()})
+            shares = self.shares({me.id: me.samples, **{j: replies[j].samples for j in models}})
+            me.model = me.mix(models, shares)
             if me.samples:
                 await me.train(None if self.epochs else self.steps, epochs=self.epochs)
 

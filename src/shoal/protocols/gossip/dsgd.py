@@ -25,7 +25,7 @@ class DSGD:
 
     steps: int = 1
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(neighbours=True)
+    needs: ClassVar[Needs] = Needs(neighbours=True, packs="model")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)
@@ -33,7 +33,8 @@ class DSGD:
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
         async for r in me.rounds():
+            packed = await me.pack(me.model)
             replies, change = await asyncio.gather(
-                me.exchange(me.model, r, timeout=self.timeout), me.update(steps=self.steps)
+                me.exchange(packed, r, timeout=self.timeout), me.update(steps=self.steps)
             )
-            me.model = me.mix(replies).add_(change)
+            me.model = me.mix(me.unpack_all(replies)).add_(change)

@@ -24,7 +24,7 @@ class Gossip:
 
     steps: int = 5
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(neighbours=True)
+    needs: ClassVar[Needs] = Needs(neighbours=True, packs="model")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)
@@ -33,5 +33,5 @@ class Gossip:
         """What one peer does."""
         async for r in me.rounds():
             await me.train(steps=self.steps)
-            replies = await me.exchange(me.model, r, timeout=self.timeout)
-            me.model = me.mix(replies)
+            replies = await me.exchange(await me.pack(me.model), r, timeout=self.timeout)
+            me.model = me.mix(me.unpack_all(replies))

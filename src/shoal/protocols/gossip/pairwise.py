@@ -8,6 +8,7 @@ has become. Without loss of messages the sum of all models changes by the steps 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -17,6 +18,7 @@ from torch import Tensor
 from shoal.engine import PeerLost
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs, check_steps
+from shoal.tensors.payload import Content, MalformedPayload
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Pairwise:
 
     steps: int = 5
     timeout: float = 30.0
-    needs: ClassVar[Needs] = Needs(asynchrony=True, neighbours=True)
+    needs: ClassVar[Needs] = Needs(asynchrony=True, neighbours=True, packs="model")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)
@@ -48,13 +50,13 @@ class Pairwise:
         """Ask the partner to average; add the half of the difference that it sends back."""
         try:
             async with asyncio.timeout(self.timeout):
-                half: Tensor = await me.request(partner, me.model, "meet")
-        except (PeerLost, TimeoutError):
+                half = me.unpack(await me.request(partner, await me.pack(me.model), "meet"))
+        except (PeerLost, TimeoutError, MalformedPayload):
             return
         me.model = me.model + half
 
-    def answer(self, me: Learner, sender: int, theirs: Tensor) -> Tensor:
+    def answer(self, me: Learner, sender: int, theirs: Content) -> Tensor | Awaitable[Content]:
         """Move half-way to the sender's model, and tell it to do the same."""
-        half = (theirs - me.model) / 2
+        half = (me.unpack(theirs) - me.model) / 2
         me.model = me.model + half
-        return -half
+        return -half if me.packer.codec is None else me.pack(-half)

@@ -32,7 +32,7 @@ class VarianceCorrected:
     target: str = "follow-others"
     e: float = 1e-8
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(neighbours=True)
+    needs: ClassVar[Needs] = Needs(neighbours=True, packs="model")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)
@@ -41,9 +41,9 @@ class VarianceCorrected:
         """What one peer does."""
         async for r in me.rounds():
             await me.train(steps=self.steps)
-            replies = await me.exchange(me.model, r, timeout=self.timeout)
-            if replies:
-                rows = list(replies.values())
+            replies = await me.exchange(await me.pack(me.model), r, timeout=self.timeout)
+            rows = list(me.unpack_all(replies).values())
+            if rows:
                 me.model = variance_corrected(
                     rows, own=me.model, layout=me.layout, c=self.c, target=self.target, e=self.e
                 )
