@@ -7,12 +7,17 @@ virtual clock. Names of this package are imported at their first use.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.engine import PeerLost, ShoalError, SimulatedWorld
     from shoal.learning import Learner, Task
     from shoal.simulation import Run, Settings, simulate  # type: ignore[no-redef]  # also a module's name
+
+# Row i of a stacked matrix product must not depend on where in memory it lies. Intel's library, which torch uses, keeps
+# to that on some processors only if it is told so before its first product.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
 
