@@ -56,8 +56,8 @@ def test_every_run_appears_with_all_its_figures(make_run, tmp_path):
         assert all(cell in reader.text for cell in row.cells)
     assert "run-1 did not come to its end" in reader.text
     assert "run-0 did not come to its end" not in reader.text
-    # Accuracy and loss over three axes, the spread, and topology and partition of each run.
-    assert len([svg for svg in reader.all("svg") if svg.get("role") == "img"]) == 2 * 3 + 1 + 2 * 3
+    # Accuracy and loss over three axes, the spread, cost in bytes and time, and topology and partition of each run.
+    assert len([svg for svg in reader.all("svg") if svg.get("role") == "img"]) == 2 * 3 + 1 + 2 + 2 * 3
 
 
 def test_nothing_is_loaded_from_elsewhere(make_run, tmp_path):

@@ -77,6 +77,10 @@ def run(
     device: Annotated[str | None, _option("Torch device (default: cpu).")] = None,
     batched: Annotated[bool | None, _option("Compute peers stacked, or one by one.", "--batched/--one-by-one")] = None,
     trace: Annotated[bool | None, _option("Keep every message event.", "--trace/--no-trace")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        _option("A setting in several values, e.g. --sweep 'codec=none fp16'; again for more: all combinations."),
+    ] = None,
     name: Annotated[str | None, _option("What the run is called (default: the protocol's name).")] = None,
     out: Annotated[str | None, _option("Folder of run folders (default: runs).")] = None,
 ) -> None:
@@ -84,8 +88,11 @@ def run(
 
     Names take arguments after a colon: --partition dirichlet:0.3, --topology watts-strogatz:k=4,p=0.1.
     """
-    chosen = {key: value for key, value in locals().items() if value is not None and key not in ("out", "name")}
+    chosen = {
+        key: value for key, value in locals().items() if value is not None and key not in ("out", "name", "sweep")
+    }
     from shoal.cli.running import run_and_report
+    from shoal.cli.sweeping import check, variants
 
     if protocol.endswith(".toml"):
         from shoal.simulation.settings import Settings
@@ -94,7 +101,10 @@ def run(
         read = Settings.read(protocol)
         named, folder = read.pop("name", None), read.pop("out", None)
         name, out, chosen = name or named, out or folder, {**read, **chosen}
-    run_and_report([(name, chosen)], out or "runs")
+    arms = variants(name, chosen, sweep or ())
+    if len(arms) > 1:
+        check(arms)
+    run_and_report(arms, out or "runs", together=len(arms) > 1)
 
 
 @app.command()

@@ -109,6 +109,33 @@ def curves(traces: Sequence[Trace], *, title: str, x_label: str, x_size: float, 
         return svg(figure, alt)
 
 
+@dataclass(frozen=True)
+class Point:
+    """One run in a figure of costs: where it ended, and whether no other run beats it."""
+
+    pen: Pen
+    cost: float
+    value: float
+    best: bool
+
+
+def tradeoff(points: Sequence[Point], *, title: str, x_label: str, alt: str) -> str:
+    """Final values over costs, the front of those that no other beats as a line of steps."""
+    with _figure(5.2, 3.2) as (figure, axes):
+        front = sorted((point.cost, point.value) for point in points if point.best)
+        axes.step(*zip(*front, strict=True), where="post", color=_INK, linewidth=1.0, linestyle=(0, (4, 2)))
+        for point in points:
+            fill = point.pen.color if point.best else "none"
+            style: dict[str, Any] = {"markeredgecolor": point.pen.color, "markeredgewidth": 1.5}
+            axes.plot([point.cost], [point.value], "o", markersize=6.5, markerfacecolor=fill, **style)
+        costs = [point.cost for point in points if point.cost > 0]
+        if costs and len(costs) == len(points) and max(costs) > 10 * min(costs):
+            axes.set_xscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_title(title, loc="left", parse_math=False)
+        return svg(figure, alt)
+
+
 def _maybe_logarithmic(axes: "Axes") -> None:
     """A logarithmic value axis where a metric falls (or grows) more than a hundredfold."""
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]

@@ -16,6 +16,7 @@ from shoal.report.figures import Pen, Trace
 from shoal.report.folder import RunFolder
 from shoal.report.series import Axis, Metric, cost, curve, final_stats, final_values, main_metric, target
 from shoal.report.table import Row, compare, headings
+from shoal.report.tradeoff import tradeoff
 from shoal.report.units import MISSING, byte_unit, human_bytes, human_time, time_unit
 
 _OTHER_METRICS = 8
@@ -74,6 +75,7 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
         "notes": _notes(runs, rows, metric),
         "spread": _spread(runs, pens, metric),
         "race": _race(runs, rows, metric),
+        "tradeoff": tradeoff(runs, rows, pens, metric),
         "differences": _differences(runs, rows),
         "details": _details(runs, rows, metric),
         "source": runs[0].facts.shoal,
