@@ -26,8 +26,12 @@ Choices where the source leaves or contradicts itself:
 * 1 - tau = k / d for Rand-k, so that on average the whole exchange costs as much as the compressed one. For Top-k the
   same is used. tau and gamma are arguments.
 * There is no constraint set here: with one, where the projections stand matters and the sources differ.
-* "Two-way Top-k" of comparisons is not defined further; here it has error feedback on both sides and no w. Without
-  error feedback Top-k descent may stall away from the solution.
+* Rand-k on the way down as well multiplies the variance by d / k once more. On quadratic games with d = 20, k = 2 and
+  10 devices, 2000 floats up and the best of a grid of gamma, MASHA1 reached 2e-10 with it and 2e-27 with a whole answer
+  (server_set = all places). MASHA2 with Top-k 2 both ways reached 4e-20, extragradient 6e-23.
+* "Two-way Top-k" of comparisons is not defined further; here it has error feedback on both sides and no w. With a
+  constant gamma and unlike devices it stalls away from the solution (3e-4 in the setting above), as the F_m do not
+  vanish there: the reference w is what cures it.
 """
 
 from collections.abc import Callable, Sequence

@@ -22,7 +22,7 @@ Choices where the source leaves or contradicts itself:
 
 * The authors' code takes 1 / min Re(1 / lambda) over the eigenvalues of M. That is the cocoercivity constant only of a
   normal M. The eigenvalues lie inside of the numerical range, so it is never too large and mostly too small: on games
-  with A, C of eigenvalues in [0.01, 1] and B in [0, 1], d = 20, it was 0.9 to 3.8 where the constant is 2.9 to 23.
+  with A, C of eigenvalues in [0.01, 1] and B in [0, 1], d = 20, it was 0.9 to 3.8 where the constant is 2.9 to 36.
   Both are here; with the true one steps are up to ten times shorter, and safe.
 * The paper's step for GDA is 1 / (2 l), the code's 1 / l. gamma and p are arguments.
 * The code of the stochastic forms divides the operator by n once more, that is it solves (1/n^2) sum F_i with n times
@@ -33,6 +33,10 @@ Choices where the source leaves or contradicts itself:
   may be equal.
 * sum_i h_i = 0 holds without a constraint set only.
 * mu is that of what is to be solved, lambda_min of sym(M) for the mean M; the code takes the least over the clients.
+* How much is gained depends on the step of the rival. On the games above (n = 10, 100 rounds) GDA with the clients'
+  worst l, gamma = 1 / (2 * 36), is at 0.3; with the l of the mean operator, which is all that GDA needs and is 1.6, at
+  6e-13. ProxSkip with gamma = 1 / (2 * 36) was at 3e-10 with mu of the mean, at 2e-28 with the least mu of a client
+  (five times more local steps).
 * Local GDA: every client makes the same number of GDA steps from the common point, then the mean. Step size constant.
 * Floats: d up and d down for each client in each iteration with Theta = 1; nothing otherwise.
 """
