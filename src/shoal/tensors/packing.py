@@ -1,4 +1,4 @@
-"""Small whole numbers, truly packed into bytes: bits (any width from 1 to 16) and trits (five a byte).
+"""Small whole numbers, truly packed into bytes: bits (any width from 1 to 32) and trits (five a byte).
 
 The last dimension is packed, the others are rows; every row begins with a new byte. Within a row the stream
 of bits is little endian: value i takes bits i * bits, ..., and bit k is bit k % 8 of byte k // 8. The unused
@@ -32,7 +32,7 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
 
     Args:
         values: [..., m] of a whole-number type or bool.
-        bits: width of a value, in 1..16.
+        bits: width of a value, in 1..32.
 
     Returns:
         uint8 [..., ceil(m * bits / 8)].
@@ -45,7 +45,7 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
     """
     _checked_bits(bits)
     values = _checked_values("values", values, 0, (1 << bits) - 1)
-    narrow = torch.uint8 if bits <= 8 else torch.int32
+    narrow = _narrowest(bits)
     count, width = _group(bits)
     groups = _grouped(values.to(narrow), count)
     packed = torch.zeros(*groups.shape[:-1], width, dtype=torch.uint8, device=values.device)
@@ -62,11 +62,11 @@ def unpack_bits(packed: Tensor, bits: int, m: int) -> Tensor:
 
     Args:
         packed: uint8 [..., ceil(m * bits / 8)].
-        bits: width of a value, in 1..16.
+        bits: width of a value, in 1..32.
         m: number of values in a row.
 
     Returns:
-        [..., m], uint8 for up to 8 bits, int32 for more.
+        [..., m], uint8 for up to 8 bits, int32 for up to 16, int64 for more.
 
     Raises:
         ValueError: `bits` is out of range, or `packed` is not uint8 or not of that length.
@@ -74,7 +74,7 @@ def unpack_bits(packed: Tensor, bits: int, m: int) -> Tensor:
     _check_packed(packed, packed_bits_size(m, bits), f"{m} values of {bits} bits")
     count, width = _group(bits)
     groups = _grouped(packed, width)
-    wide = torch.uint8 if bits <= 8 else torch.int32
+    wide = _narrowest(bits)
     values = torch.zeros(*groups.shape[:-1], count, dtype=wide, device=packed.device)
     mask = (1 << bits) - 1
     for i in range(count):
@@ -150,9 +150,14 @@ def _grouped(x: Tensor, size: int) -> Tensor:
     return x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
 
 
+def _narrowest(bits: int) -> torch.dtype:
+    """Of what may be shifted within a byte's reach: 16 + 7 bits fit 32, 32 + 7 do not."""
+    return torch.uint8 if bits <= 8 else torch.int32 if bits <= 16 else torch.int64
+
+
 def _checked_bits(bits: int) -> int:
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits must be in 1..16, got {bits}")
+    if not 1 <= bits <= 32:
+        raise ValueError(f"bits must be in 1..32, got {bits}")
     return bits
 
 
