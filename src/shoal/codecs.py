@@ -10,6 +10,18 @@ CODECS: Table = {
     "identity": Entry("shoal.compression:Identity", "the numbers as they are"),
     "fp16": Entry("shoal.compression:FP16", "16 bits a number, 11 of them precision"),
     "bf16": Entry("shoal.compression:BF16", "16 bits a number, with the range of float32"),
+    "int8": Entry("shoal.compression:Int8", "8 bits a number, scaled by the largest of each block", ("block",)),
+    "int8-stochastic": Entry(
+        "shoal.compression:StochasticInt8", "the same, rounded at random: right on average", ("block",)
+    ),
+    "sign": Entry("shoal.compression:Sign", "1 bit a number, with a scale a layer; as ef+sign"),
+    "qsgd": Entry(
+        "shoal.compression:QSGD", "levels of a bucket's norm at random: right on average", ("levels", "bucket")
+    ),
+    "topk": Entry("shoal.compression:TopK", "the largest numbers and their places; as ef+topk", ("density", "per")),
+    "randk": Entry("shoal.compression:RandK", "numbers at random places, enlarged: right on average", ("density",)),
+    "randk-plain": Entry("shoal.compression:PlainRandK", "the same, not enlarged; as ef+randk-plain", ("density",)),
+    "powersgd": Entry("shoal.compression:PowerSGD", "matrices by two thin ones; as ef+powersgd", ("rank",)),
 }
 
 CODEC_WRAPPERS: Mapping[str, Entry] = {

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from shoal.compression import BF16, FP16, Codec, ErrorFeedback, Identity
+from shoal.compression import (
+    BF16,
+    FP16,
+    QSGD,
+    Codec,
+    ErrorFeedback,
+    Identity,
+    Int8,
+    PlainRandK,
+    PowerSGD,
+    RandK,
+    Sign,
+    StochasticInt8,
+    TopK,
+)
 from shoal.tensors import Layout
 
 CODECS: dict[str, Codec] = {
@@ -11,6 +25,21 @@ CODECS: dict[str, Codec] = {
     "bf16": BF16(),
     "ef+bf16": ErrorFeedback(BF16()),
     "ef+fp16, decay": ErrorFeedback(FP16(), decay=0.5),
+    "int8": Int8(),
+    "int8, small blocks": Int8(block=7),
+    "int8-stochastic": StochasticInt8(block=32),
+    "sign": Sign(),
+    "ef+sign": ErrorFeedback(Sign()),
+    "qsgd": QSGD(),
+    "qsgd, layers": QSGD(levels=3, bucket=0),
+    "qsgd, wide": QSGD(levels=200, bucket=16),
+    "topk": TopK(0.05),
+    "topk, layers": TopK(0.3, "layer", "bf16"),
+    "ef+topk": ErrorFeedback(TopK(0.07)),
+    "randk": RandK(0.1),
+    "ef+randk-plain": ErrorFeedback(PlainRandK(0.05)),
+    "powersgd": PowerSGD(),
+    "ef+powersgd": ErrorFeedback(PowerSGD(1)),
 }
 
 LAYOUTS: dict[str, Layout] = {

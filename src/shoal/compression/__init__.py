@@ -4,17 +4,31 @@ from shoal.compression.cast import BF16, FP16
 from shoal.compression.codec import USES, Codec, Memory, Use
 from shoal.compression.error_feedback import ErrorFeedback
 from shoal.compression.identity import Identity
+from shoal.compression.int8 import Int8, StochasticInt8
 from shoal.compression.measure import Measured, entropy_bits, measure
+from shoal.compression.powersgd import PowerSGD
+from shoal.compression.qsgd import QSGD
+from shoal.compression.rand_k import PlainRandK, RandK
+from shoal.compression.sign import Sign
+from shoal.compression.top_k import TopK
 
 __all__ = [
     "BF16",
     "FP16",
+    "QSGD",
     "USES",
     "Codec",
     "ErrorFeedback",
     "Identity",
+    "Int8",
     "Measured",
     "Memory",
+    "PlainRandK",
+    "PowerSGD",
+    "RandK",
+    "Sign",
+    "StochasticInt8",
+    "TopK",
     "Use",
     "entropy_bits",
     "measure",
