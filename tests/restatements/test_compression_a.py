@@ -67,7 +67,10 @@ def test_terngrad_sends_the_largest_entry_with_certainty_and_zero_never() -> Non
     g = np.array([2.0, 0.0, -2.0])
     for u in (0.0, 1 - 2.0**-53):
         assert terngrad.ternarise(g, 2.0, np.full(3, u)).tolist() == [1, 0, -1]
+    assert terngrad.ternarise(np.array([1.0]), 2.0, np.array([0.5])).tolist() == [0]
     assert terngrad.ternarise(np.zeros(3), 0.0, np.zeros(3)).tolist() == [0, 0, 0]
+    close(terngrad.probabilities(np.zeros(1), 0.0), [[0.0], [1.0], [0.0]])
+    close(terngrad.probabilities(np.array([-0.1]), 0.4), [[0.25], [0.75], [0.0]])
 
 
 def test_terngrad_step_of_two_workers_by_hand() -> None:
@@ -89,6 +92,7 @@ def test_terngrad_without_shared_scales_gives_each_worker_its_own() -> None:
     messages = terngrad.push(gradients, [[np.zeros(2)]] * 2, c=None, shared=False)
     assert [m[0].scale for m in messages] == [4.0, 1.0]
     close(terngrad.pull(messages)[0], [2.0, -0.5])
+    close(terngrad.pull(messages[1:]), [[0.0, -1.0]])
 
 
 def test_terngrad_takes_the_scale_after_clipping() -> None:
@@ -284,6 +288,17 @@ def test_distributed_lion_sizes() -> None:
     assert distributed_lion.fixed_width(100, 2) == 100
     assert distributed_lion.fixed_width(100, 5) == 300
     assert distributed_lion.least_bits(100, 5) == int(np.ceil(100 * np.log2(5)))
+    assert distributed_lion.least_bits(100, 4) == 200
+
+
+def test_distributed_lion_keeps_zeros_and_the_published_rates_unless_told() -> None:
+    assert distributed_lion.sign(np.zeros(1)).tolist() == [0.0]
+    assert (distributed_lion.levels_up(), distributed_lion.levels_down(2, "majority")) == (3, 3)
+    rule = distributed_lion.DistributedLion(np.ones(1), 2, lr=1.0)
+    rule.step(np.array([[1.0], [-1.0]]))
+    assert rule.x.tolist() == [1.0]
+    rule.step(np.zeros((2, 1)))
+    close(rule.m, [[0.0099], [-0.0099]])
 
 
 # DeMo
@@ -348,6 +363,12 @@ def test_demo_step_of_two_workers_by_hand() -> None:
     messages = rule.step([[np.zeros(2)], [np.zeros(2)]])
     close([m[0].values[0, 0] for m in messages], [1 / r, 1 / r])  # halves of (1, -1) and (1, 1)
     close(rule.Q[0], [1.0, 0.0])
+
+
+def test_demo_stays_where_nothing_was_sent() -> None:
+    rule = demo.DeMo([np.ones(4)], 2, lr=0.1, k=1, chunk=2)
+    rule.step([[np.array([0.0, 0.0, 1.0, 1.0])]] * 2)
+    close(rule.params[0], [1.0, 1.0, 0.9, 0.9])
 
 
 def test_demo_momentum_is_what_was_sent_and_what_is_left_at_right_angles() -> None:
@@ -561,7 +582,13 @@ def test_k_means_at_its_fixed_point_has_means_and_nearest_centroids() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "lengths"),
-    [((1, 7, 2), [2, 1, 2]), ((0, 3, 5), [0, 1, 1]), ((4, 0, 0), [0, 0, 0]), ((1, 1, 2, 4), [3, 3, 2, 1])],
+    [
+        ((1, 7, 2), [2, 1, 2]),
+        ((0, 3, 5), [0, 1, 1]),
+        ((4, 0, 0), [0, 0, 0]),
+        ((1, 1, 2, 4), [3, 3, 2, 1]),
+        ((3, 3, 4, 4), [2] * 4),
+    ],
 )
 def test_huffman_lengths(counts: tuple[int, ...], lengths: list[int]) -> None:
     assert fedzip.code_lengths(counts) == lengths
@@ -580,7 +607,8 @@ LABELS = [
     [2, 2, 2],
     [0, 1, 0, 1, 1],
     [1, 1, 0, 1, 2, 2, 1, 1, 1, 0],
-    [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+    [2, *[0] * 15, 1],
+    [1, *[2] * 14, 0],
     *(np.random.default_rng(s).choice(3, 60, p=[0.05, 0.9, 0.05]).tolist() for s in range(3)),
 ]
 
@@ -678,6 +706,16 @@ def test_fedvote_variance_falls_with_the_squares_of_the_weights() -> None:
     close(variance, [(0.0625 + 0.5625) * 0.75, 0.0625 + 0.5625 * 0.36])
 
 
+def test_fedvote_boundaries_and_uniform_weights() -> None:
+    assert fedvote.sample(np.array([0.5]), np.array([0.75]), "binary").tolist() == [-1]
+    assert fedvote.sample(np.array([0.5]), np.array([0.5]), "ternary").tolist() == [0]
+    w = np.array([[0.5], [-0.5], [0.0]])
+    mean, variance = fedvote.soft_vote_moments(w, "ternary")
+    close(mean, [0.0])
+    close(variance, [(0.25 + 0.25) / 9])
+    close(fedvote.soft_vote(np.array([[1.0], [1.0], [-1.0]])), [1 / 3])
+
+
 def test_fedvote_inverse_undoes_phi_and_is_bounded_by_the_clip() -> None:
     h = np.linspace(-2, 2, 9)
     close(fedvote.phi_inverse(fedvote.phi(h)), h, 1e-10)
@@ -693,6 +731,8 @@ def test_fedvote_round_by_hand() -> None:
     close(fedvote.phi(rule.h), rule.p)
     close(rule.h[1], np.log(3) / 3)
     assert rule.deployed().tolist() == [1, 1, -1]
+    rule.round(-votes)
+    close(rule.p, [-1 + 1e-4, -0.5, 0.0])
 
 
 def test_fedvote_client_votes_by_its_own_latent_weights() -> None:
@@ -761,5 +801,6 @@ def test_fedvote_sizes() -> None:
     assert fedvote.bits_up(100, "binary") == 100
     assert fedvote.bits_up(100, "ternary") == int(np.ceil(100 * np.log2(3)))
     assert fedvote.bits_down(100, 3, "binary") == 200
-    assert fedvote.bits_down(100, 4, "ternary") == 400
+    assert [fedvote.bits_down(1, m, "binary") for m in (1, 4, 7, 8)] == [1, 3, 3, 4]
+    assert [fedvote.bits_down(1, m, "ternary") for m in (1, 3, 4, 8)] == [2, 3, 4, 5]
     assert fedvote.bits_down(100, 4, "binary", uniform=False) == 3200

@@ -27,7 +27,7 @@ Choices where the source leaves or contradicts itself:
 * A worker whose message is lost: the mean is over those that came, the same set for all; its own delta has lost q
   nonetheless, as it cannot know.
 * Size. The code sends an index as int64 and a value as float32, 12 bytes a coefficient: with s = 64 and 1.18e9
-  parameters 110.6 MB for k = 32 and 3.5 MB for k = 1, the published figures.
+  parameters 110.6 MB for k = 32 and 3.5 MB for k = 1, about what is reported for the 1B model.
 """
 
 from collections.abc import Sequence
