@@ -147,25 +147,33 @@ def _drain(queue: Iterator[tuple[Kernel, list[Job]]], lock: threading.Lock) -> N
 
 
 def chunk_sizes(rows: int, largest: int = LARGEST_CHUNK) -> list[int]:
-    """Cut `rows` into powers of two, largest first; a single row left over counts as 2 (it is run with a copy).
+    """Cut `rows` into powers of two, largest first.
 
     Few distinct sizes mean few traces, and no size is ever 1, which would take another path through the
-    matrix product and round differently.
+    matrix product and round differently. What is left in the end may be less than the last size: up to an eighth of
+    `largest` is filled up with copies (`filled`), which costs less than to run one more chunk.
 
-    >>> chunk_sizes(77)
-    [32, 32, 8, 4, 2]
+    >>> chunk_sizes(77), chunk_sizes(73), chunk_sizes(65)
+    ([32, 32, 16], [32, 32, 8, 2], [32, 32, 2])
     """
     sizes = [largest] * (rows // largest)
     rest = rows % largest
-    while rest:
-        size = max(2, 1 << (rest.bit_length() - 1))
+    while rest > 0:
+        size = filled_size(rest)
+        if size - rest > max(1, largest // 8):
+            size //= 2
         sizes.append(size)
-        rest -= min(size, rest)
+        rest -= size
     return sizes
 
 
+def filled_size(rows: int) -> int:
+    """The smallest power of two that holds the rows, at least 2."""
+    return max(2, 1 << (rows - 1).bit_length())
+
+
 def cut(jobs: list[Job], largest: int = LARGEST_CHUNK) -> list[list[Job]]:
-    """Jobs in chunks of `chunk_sizes`; the last chunk may hold one job, to be padded by `pad`."""
+    """Jobs in chunks of `chunk_sizes`; the last chunk may hold less than its size, to be filled up by `filled`."""
     result, start = [], 0
     for size in chunk_sizes(len(jobs), largest):
         result.append(jobs[start : start + size])
@@ -176,6 +184,11 @@ def cut(jobs: list[Job], largest: int = LARGEST_CHUNK) -> list[list[Job]]:
 def pad(rows: Sequence[Any]) -> list[Any]:
     """At least two rows: a single one is doubled."""
     return [*rows, *rows] if len(rows) == 1 else list(rows)
+
+
+def filled(rows: Sequence[Any]) -> list[Any]:
+    """As many rows as `filled_size` says: the last one is repeated."""
+    return [*rows, *[rows[-1]] * (filled_size(len(rows)) - len(rows))]
 
 
 class MapKernel:
@@ -212,7 +225,7 @@ class MapKernel:
 
 
 def _stack(rows: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(pad(column)) for column in zip(*rows, strict=True)]
+    return [torch.stack(column) for column in zip(*filled(rows), strict=True)]
 
 
 def own_rows(stacked: Tensor) -> list[Tensor]:

@@ -6,10 +6,9 @@ import enum
 import struct
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from shoal.engine.errors import Mutated
-from shoal.tensors.payload import encode, encoded_size, is_finite, tensors
+from shoal.tensors.finite import all_finite
+from shoal.tensors.payload import encode, encoded_size, tensors
 
 ENVELOPE = struct.Struct("<4sBBHqQQQ")  # magic, version, kind, reserved, round or tag, channel, number, body bytes
 MAGIC = b"SHOL"
@@ -37,25 +36,24 @@ class Received(NamedTuple):
 class Parcel:
     """A payload on its way: its size, and whether it is still what was sent. Shared by all its receivers."""
 
-    __slots__ = ("_finite", "_tensors", "_versions", "payload", "size")
+    __slots__ = ("_finite", "_tensors", "payload", "size")
 
     def __init__(self, payload: Any) -> None:
         self.payload = payload
         self.size = ENVELOPE.size + encoded_size(payload)
         self._finite: bool | None = None
-        self._tensors = (payload,) if isinstance(payload, Tensor) else tuple(tensors(payload))
-        self._versions = [tensor._version for tensor in self._tensors]
+        self._tensors = [(tensor, tensor._version) for tensor in tensors(payload)]
 
     @property
     def finite(self) -> bool:
         """Whether all its floating-point tensors are free of NaN and infinity."""
         if self._finite is None:
-            self._finite = is_finite(self.payload)
+            self._finite = all(all_finite(tensor) for tensor, _ in self._tensors)
         return self._finite
 
     def check_unchanged(self, sender: int, channel: str) -> None:
         """Raise `Mutated` if a tensor of the payload was changed in place since it was sent."""
-        for tensor, version in zip(self._tensors, self._versions, strict=True):
+        for tensor, version in self._tensors:
             if tensor._version != version:
                 raise Mutated(
                     f"peer {sender} changed a tensor in place after sending it on {channel!r}; "

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,14 +58,30 @@ class Traced:
 
     def __call__(self, *stacked: Any) -> Any:
         """Apply to tensors [n, ...], n >= 2."""
-        leaves = pytree.tree_leaves(stacked)
+        leaves = _leaves(stacked)
         names = tuple(tuple(part) for part in stacked if isinstance(part, dict))  # a full comparison costs 100 us
         key = (names, *((t.shape, t.stride(), t.dtype) for t in leaves))
         replay = self._replays.get(key)
         if replay is None:
             with self._lock:
                 replay = self._replays[key] = _record(self._fn, stacked, self._in_place)
-        return replay(leaves)
+        return replay(*leaves)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """As `pytree.tree_leaves`, but fast for plain containers."""
+    result: list[Any] = []
+    for part in tree:
+        kind = type(part)
+        if kind is Tensor:
+            result.append(part)
+        elif kind is list or kind is tuple:
+            result += _leaves(part)
+        elif kind is dict:
+            result += _leaves(part.values())
+        else:
+            result += pytree.tree_leaves(part)
+    return result
 
 
 @dataclass
@@ -198,12 +215,8 @@ def _record(fn: Callable[..., Any], stacked: tuple[Any, ...], in_place: bool) ->
     recorder.check_constants()
     names = [recorder.number(output) for output in outputs]
     calls = _straight(_alive(recorder.calls, names), names, itertools.count(len(recorder.tensors)))
-    replay = _compile(calls, len(inputs), names, recorder.constants)
-
-    def run(leaves: list[Tensor]) -> Any:
-        return pytree.tree_unflatten(replay(*leaves), structure)
-
-    return run
+    made = pytree.tree_unflatten([_Slot(number) for number in names], structure)
+    return _compile(calls, len(inputs), made, recorder.constants)
 
 
 def _alive(calls: list[_Call], wanted: list[int]) -> list[_Call]:
@@ -246,8 +259,12 @@ def _slots(call: _Call) -> list[_Slot]:
     return [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, _Slot)]
 
 
-def _compile(calls: list[_Call], inputs: int, outputs: list[int], constants: dict[int, Tensor]) -> Callable[..., Any]:
-    """A Python function that makes the calls; each tensor is let go after its last use."""
+def _compile(calls: list[_Call], inputs: int, result: Any, constants: dict[int, Tensor]) -> Callable[..., Any]:
+    """A Python function that makes the calls; each tensor is let go after its last use.
+
+    `result` is what it returns, with slots in the place of tensors.
+    """
+    outputs = [slot.number for slot in pytree.tree_leaves(result)]
     scope: dict[str, Any] = {f"t{number}": tensor for number, tensor in constants.items()}
     last = {slot.number: i for i, call in enumerate(calls) for slot in _slots(call)}
     lines = []
@@ -264,10 +281,26 @@ def _compile(calls: list[_Call], inputs: int, outputs: list[int], constants: dic
             lines.append(f"    del {', '.join(f't{number}' for number in sorted(dead | made))}")
     head = ", ".join(f"t{number}" for number in range(inputs))
     body = "\n".join(lines)
-    code = f"def replay({head}):\n{body}\n    return [{', '.join(f't{number}' for number in outputs)}]\n"
+    code = f"def replay({head}):\n{body}\n    return {_built(result, scope)}\n"
     exec(code, scope)
     replay: Callable[..., Any] = scope["replay"]
     return replay
+
+
+def _built(tree: Any, scope: dict[str, Any]) -> str:
+    """Source text that builds a result of tensors."""
+    if isinstance(tree, _Slot):
+        return f"t{tree.number}"
+    if type(tree) is tuple:
+        return f"({''.join(f'{_built(part, scope)}, ' for part in tree)})"
+    if type(tree) is list:
+        return f"[{', '.join(_built(part, scope) for part in tree)}]"
+    if type(tree) is dict and all(type(name) is str for name in tree):
+        return f"{{{', '.join(f'{name!r}: {_built(part, scope)}' for name, part in tree.items())}}}"
+    leaves, structure = pytree.tree_flatten(tree)
+    name = f"c{len(scope)}"
+    scope[name] = partial(pytree.tree_unflatten, treespec=structure)
+    return f"{name}([{', '.join(f't{slot.number}' for slot in leaves)}])"
 
 
 def _source(value: Any, scope: dict[str, Any]) -> str:

@@ -116,6 +116,7 @@ def batches(
     dtype = shards[0].data.inputs.dtype
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     device = shards[0].data.inputs.device
+    common = all(shard.data is shards[0].data for shard in shards)
     block = max(1, BLOCK // (n * batch))
     for start in range(0, steps, block):
         local, weights = _positions(schedules, start, min(block, steps - start), dtype)
@@ -123,7 +124,7 @@ def batches(
         weights = weights.to(device)
         for s in range(rows.shape[1]):
             size = sizes[start + s]
-            inputs, targets = _gather(shards[:size], rows[:size, s])
+            inputs, targets = _gather(shards, rows[:size, s], common)
             yield inputs, targets, weights[:size, s]
 
 
@@ -168,13 +169,14 @@ def _to_rows(shards: Sequence[Shard], local: Tensor) -> Tensor:
     return torch.cat([shard.indices for shard in shards])[local + offsets]
 
 
-def _gather(shards: Sequence[Shard], rows: Tensor) -> tuple[Tensor, Tensor]:
+def _gather(shards: Sequence[Shard], rows: Tensor, common: bool) -> tuple[Tensor, Tensor]:
+    """Samples by row of the leading shards' data; `common`: all have the same."""
     data = shards[0].data
-    if all(shard.data is data for shard in shards):
+    if common:
         flat = rows.reshape(-1)
         inputs = data.inputs.index_select(0, flat).view(*rows.shape, *data.inputs.shape[1:])
         targets = data.targets.index_select(0, flat).view(*rows.shape, *data.targets.shape[1:])
         return inputs, targets
-    inputs = torch.stack([shard.data.inputs[own] for shard, own in zip(shards, rows, strict=True)])
-    targets = torch.stack([shard.data.targets[own] for shard, own in zip(shards, rows, strict=True)])
+    inputs = torch.stack([shard.data.inputs[own] for shard, own in zip(shards, rows, strict=False)])
+    targets = torch.stack([shard.data.targets[own] for shard, own in zip(shards, rows, strict=False)])
     return inputs, targets

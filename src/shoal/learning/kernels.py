@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shoal.engine.compute import Job, cut, own_rows, pad
+from shoal.engine.compute import Job, cut, filled, own_rows
 from shoal.engine.traced import Traced
 from shoal.learning.batches import Schedule, Shard, batches
 from shoal.learning.data import Data
@@ -21,6 +22,7 @@ from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Problem, apart, weighted
 from shoal.learning.task import Task
 from shoal.optim import Rule
+from shoal.tensors.finite import remember_finite
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive
 
@@ -123,20 +125,25 @@ class BatchedTraining:
         Rows are in order of falling numbers of steps. A row that is done is copied out; its place goes on being
         computed, to no effect, until half of the rows are done and the rest run as a smaller stack.
         """
-        rows: list[TrainInputs] = pad([job.inputs for job in chunk])
+        rows: list[TrainInputs] = filled([job.inputs for job in chunk])
         stacked = torch.stack([row.vector for row in rows])
         memory = {name: torch.stack([row.memory[name] for row in rows]) for name in rows[0].memory}
         losses = torch.zeros(len(rows), dtype=torch.float64, device=stacked.device)
         steps = [row.schedule.steps for row in rows]
+        ending: dict[int, list[int]] = {}  # number of steps -> the rows that end then, before the others
+        for i, count in enumerate(steps):
+            if count < steps[0]:
+                ending.setdefault(count, []).append(i)
         early: dict[int, Trained] = {}
 
         def keep(done: int) -> None:
-            for i in [i for i, count in enumerate(steps) if count == done < steps[0]]:
+            for i in ending.get(done, ()):
                 kept = {name: m[i].clone() for name, m in memory.items()}
                 early[i] = Trained(stacked[i].clone(), kept, float(losses[i]) / max(1, done))
 
         keep(0)
-        sizes = [_stack_size(sum(count > s for count in steps), len(rows)) for s in range(steps[0])]
+        active = len(rows) - np.bincount(steps).cumsum()  # after each number of steps
+        sizes = [_stack_size(int(active[s]), len(rows)) for s in range(steps[0])]
         view: _View | None = None
         data = batches([row.schedule for row in rows], [row.shard for row in rows], sizes)
         for s, (size, (inputs, targets, weights)) in enumerate(zip(sizes, data, strict=True)):
@@ -149,6 +156,7 @@ class BatchedTraining:
             keep(s + 1)
         means = (losses / max(1, steps[0])).tolist()
         vectors, kept = own_rows(stacked), {name: own_rows(m) for name, m in memory.items()}
+        remember_finite(stacked, vectors)
         for i, job in enumerate(chunk):
             job.result = early.get(i) or Trained(vectors[i], {name: m[i] for name, m in kept.items()}, means[i])
 
@@ -210,7 +218,7 @@ class BatchedGradient:
 
     def run(self, chunk: list[Job]) -> None:
         """Set each result to (gradient [d], loss)."""
-        rows: list[GradientInputs] = pad([job.inputs for job in chunk])
+        rows: list[GradientInputs] = filled([job.inputs for job in chunk])
         stacked = torch.stack([row.vector for row in rows])
         trained, fixed = self._problem.split(stacked)
         inputs, targets, weights = (
@@ -222,7 +230,9 @@ class BatchedGradient:
         result = torch.zeros_like(stacked)
         for name, part in self._problem.split(result)[0].items():
             part.copy_(gradients[name])
-        for job, vector, value in zip(chunk, own_rows(result), loss.tolist(), strict=False):
+        vectors = own_rows(result)
+        remember_finite(result, vectors)
+        for job, vector, value in zip(chunk, vectors, loss.tolist(), strict=False):
             job.result = (vector, value)
 
 

@@ -25,6 +25,7 @@ from shoal.learning.packing import Packed, Packer, PackInputs
 from shoal.learning.trainer import Trainer
 from shoal.optim import Rule
 from shoal.tensors.bits import name_number
+from shoal.tensors.finite import all_finite
 from shoal.tensors.payload import Content
 
 Weights = Mapping[int, float]
@@ -439,7 +440,7 @@ class Learner(Peer):
         return vector
 
     def _check(self, vector: Tensor) -> None:
-        if not math.isfinite(float(vector.sum())) and not bool(torch.isfinite(vector).all()):
+        if not all_finite(vector):
             raise NonFinite(
                 f"the model of peer {self.id} became NaN or infinite in round {self._round}; "
                 "a smaller learning rate may help"

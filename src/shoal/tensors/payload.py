@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shoal.tensors.finite import all_finite
 from shoal.tensors.structs import Payload, struct_of
 
 __all__ = [
@@ -379,34 +380,29 @@ def _length(x: Any) -> int:
     return x
 
 
-def tensors(payload: Content) -> Iterator[Tensor]:
+def tensors(payload: Content) -> list[Tensor]:
     """The tensors in a payload, in the order in which they travel."""
-    return (leaf for leaf in _leaves(payload) if isinstance(leaf, Tensor))
+    if type(payload) is Tensor:
+        return [payload]
+    return [leaf for leaf in _leaves(payload) if isinstance(leaf, Tensor)]
 
 
 def is_finite(payload: Content) -> bool:
     """Whether no tensor in the payload holds NaN or infinity.
 
     Only floating-point and complex tensors are looked at; a Python float may be infinite in good faith ("no
-    bound yet"). The sum of finite numbers is finite unless it overflows, so that one sum nearly always
-    decides.
+    bound yet").
     """
-    for x in tensors(payload):
-        real = x.is_floating_point() or x.is_complex()
-        if real and not math.isfinite(abs(x.detach().sum().item())) and not bool(torch.isfinite(x).all()):
-            return False
-    return True
+    return all(map(all_finite, tensors(payload)))
 
 
-def _leaves(x: Any) -> Iterator[Any]:
+def _leaves(x: Any) -> list[Any]:
     if isinstance(x, tuple | list):
-        for y in x:
-            yield from _leaves(y)
+        inner: Iterable[Any] = x
     elif isinstance(x, dict):
-        for y in x.values():
-            yield from _leaves(y)
+        inner = x.values()
     elif isinstance(x, Payload):
-        for name in struct_of(type(x)).fields:
-            yield from _leaves(getattr(x, name))
+        inner = [getattr(x, name) for name in struct_of(type(x)).fields]
     else:
-        yield x
+        return [x]
+    return [leaf for y in inner for leaf in _leaves(y)]
