@@ -38,7 +38,10 @@ def test_without_a_sweep_there_is_the_experiment_alone() -> None:
         (("peers=3 4",), "sweep: peers is given twice"),
         (("codec=fp16 fp16",), "sweep: codec has a value twice"),
         (("seed=" + " ".join(map(str, range(1001))),), "sweep: got 1001 runs"),
-        (("codec=fp16 ef+fp16",), "gossip-ef+fp16: codec: ef+fp16 is for an update or a gradient; gossip-ef+fp16 packs"),
+        (
+            ("codec=fp16 ef+fp16",),
+            "gossip-ef+fp16: codec: ef+fp16 is for an update or a gradient; gossip-ef+fp16 packs",
+        ),
         (("codec=fp16 fq16",), "gossip-fq16: codec: 'fq16' is unknown; did you mean 'fp16'?"),
     ],
 )

@@ -127,7 +127,7 @@ def test_peers_that_only_wait_for_the_clock_are_a_livelock() -> None:
             await me.sleep(0.25)
 
     report = report_of(2, protocol, Livelock, patience=500)
-    assert "no peer has finished a round, computed or recorded anything" in report
+    assert "no peer has finished a round, computed, recorded or said anything new" in report
     assert "peer 0, round 0: sleep(0.25)" in report
     assert "peer 1, round 0: sleep(0.25)" in report
 
@@ -197,3 +197,24 @@ def test_an_end_in_time_is_no_livelock() -> None:
             await me.sleep(1.0)
 
     assert run(1, protocol, until=2000.0, patience=5000).now() == 2000.0
+
+
+@pytest.mark.parametrize("how", ["receive", "serve", "exchange"])
+def test_peers_that_only_tell_each_other_new_things_for_long_are_no_livelock(how: str) -> None:
+    async def protocol(me: Any) -> None:
+        me.state["sum"] = 0
+        if how == "serve":
+            me.serve("add", lambda sender, payload: payload + 1)
+        for i in range(3000):
+            if how == "receive" and me.id == 0:
+                me.state["sum"] += (await me.receive()).payload
+            elif how == "receive":
+                await me.sleep(0.1)
+                me.send(0, i)
+            elif how == "serve" and me.id == 0:
+                assert await me.request(1, i, "add") == i + 1
+            elif how == "exchange":
+                await me.exchange("ready", i)
+
+    world = run(2, protocol, patience=300, links=[Link(latency=0.1)] * 2)
+    assert world.loop.fired > 2900

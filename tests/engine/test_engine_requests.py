@@ -307,3 +307,52 @@ def test_where_messages_get_lost_asking_all_waits_for_the_patience_of_the_link()
 
     run(30, protocol, links=[Link(loss=0.4, patience=12.5)] * 30)
     assert got == [12.5]
+
+
+# -- copies
+
+
+@pytest.mark.parametrize("capacity", [None, 1])
+@pytest.mark.parametrize("slow", [0.0, 0.15, 5.0])
+def test_a_request_that_the_link_duplicates_is_handled_once_and_answered(slow: float, capacity: int | None) -> None:
+    handled: list[tuple[int, int]] = []
+    got: list[Any] = []
+
+    async def protocol(me: Any) -> None:
+        async def handler(sender: int, payload: int) -> int:
+            handled.append((sender, payload))
+            await me.sleep(slow)
+            return 10 * payload
+
+        if me.id == 0:
+            me.serve("a", handler, capacity)
+        else:
+            got.extend([await me.request(0, i, "a") for i in range(me.id, me.id + 3)])
+
+    world = run(3, protocol, links=[Link(latency=0.1, duplication=1 - 1e-9)] * 3, trace=True)
+    assert len([e for e in events(world, "deliver") if e["to"] == 0]) == 12  # each of the 6 requests came twice
+    assert sorted(handled) == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (2, 4)]
+    assert sorted(got) == [10, 20, 20, 30, 30, 40]
+
+
+def test_a_copy_of_a_request_brings_the_reply_where_the_first_was_lost() -> None:
+    lost_first = 0
+    for seed in range(40):
+        handled: list[int] = []
+        got: list[Any] = []
+
+        async def protocol(me: Any, handled: list[int] = handled, got: list[Any] = got) -> None:
+            if me.id == 0:
+                me.serve("a", lambda sender, payload: handled.append(payload) or torch.ones(3))
+            else:
+                got.append(await me.request_all([0], 7, "a", timeout=100.0))
+
+        links = [Link(latency=0.1, duplication=1 - 1e-9, loss=0.5)] * 2
+        world = run(2, protocol, links=links, trace=True, seed=seed)
+        replies = [e["message"] for e in events(world, "send") if e["from"] == 0]
+        lost = {e["message"] for e in events(world, "lose")}
+        assert handled in ([], [7])
+        assert len(replies) in (0, 2)
+        assert bool(got[0]) == any(number not in lost for number in replies)
+        lost_first += len(replies) == 2 and replies[0] in lost and replies[1] not in lost
+    assert lost_first > 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 
 from shoal.tensors.random import hash01, key
 
@@ -35,11 +36,10 @@ class Device:
 
         `slowness` is a factor on every step's time.
         """
-        times, now = [], start
-        for step in range(first_step, first_step + steps):
-            now += slowness * self.step_seconds(step)
-            times.append(now)
-        return times
+        each: Iterable[float] = (slowness * self.step_seconds(s) for s in range(first_step, first_step + steps))
+        if self.jitter == 0.0:
+            each = repeat(slowness * self.seconds_per_step, steps)
+        return list(accumulate(each, initial=start))[1:]
 
     def step_seconds(self, step: int) -> float:
         """Seconds that step number `step` takes."""

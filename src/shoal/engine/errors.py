@@ -24,7 +24,7 @@ class Deadlock(ShoalError):
 
 
 class Livelock(ShoalError):
-    """Timers keep firing, but for long no peer has committed a round, computed or recorded anything."""
+    """Timers keep firing, but for long no peer has committed a round, computed, recorded or said anything new."""
 
 
 class PeerFailed(ShoalError):

@@ -32,7 +32,13 @@ else:
 
 
 class Task(asyncio.Task[T]):
-    """A task that hashes by its creation number."""
+    """A task that hashes by its creation number.
+
+    Attributes:
+        must_succeed: for the world: an error in it is the peer's.
+    """
+
+    must_succeed = False
 
     def __init__(self, coro: Any, **options: Any) -> None:
         # of the loop, not of the process: an earlier run must not shift the order of a set in this one

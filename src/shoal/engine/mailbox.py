@@ -1,4 +1,4 @@
-"""Where messages wait for a peer: boxes for `receive`, meetings for `exchange`."""
+"""Where messages wait for a peer: boxes for `receive`, meetings for `exchange`, polls for requests."""
 
 from __future__ import annotations
 
@@ -173,3 +173,41 @@ class Meeting:
 def _keep(store: dict[int, Any], sender: int, payload: Any) -> None:
     if payload is not REFUSED or sender not in store:  # a spoilt copy does not undo a good one
         store[sender] = payload
+
+
+class Poll:
+    """Requests whose replies are awaited together; each ends once, by `put` or by `lose`.
+
+    Attributes:
+        answers: peer -> its reply.
+        lost: peer -> why there is none.
+        future: done when no request is open any more, or when the time is up.
+    """
+
+    __slots__ = ("_open", "answers", "future", "lost")
+
+    def __init__(self, requests: int, future: asyncio.Future[None]) -> None:
+        self.answers: dict[int, Any] = {}
+        self.lost: dict[int, PeerLost] = {}
+        self.future = future
+        self._open = requests
+
+    def put(self, peer: int, answer: Any) -> None:
+        """The reply of a peer has come."""
+        self.answers[peer] = answer
+        self._close_one()
+
+    def lose(self, peer: int, error: PeerLost) -> None:
+        """No reply will come from a peer."""
+        self.lost[peer] = error
+        self._close_one()
+
+    def _close_one(self) -> None:
+        self._open -= 1
+        if not self._open:
+            self.expire()
+
+    def expire(self) -> None:
+        """Wait no longer."""
+        if not self.future.done():
+            self.future.set_result(None)

@@ -51,6 +51,11 @@ class Parcel:
             self._finite = all(all_finite(tensor) for tensor, _ in self._tensors)
         return self._finite
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether no tensor of the payload was changed in place since it was sent."""
+        return all(tensor._version == version for tensor, version in self._tensors)
+
     def check_unchanged(self, sender: int, channel: str) -> None:
         """Raise `Mutated` if a tensor of the payload was changed in place since it was sent."""
         for tensor, version in self._tensors:
@@ -67,9 +72,11 @@ class Parcel:
 
 
 class Message:
-    """One parcel from one peer to another, under way in a simulated world."""
+    """One parcel from one peer to another, under way in a simulated world. What links duplicate is one object still."""
 
-    __slots__ = ("arrives_for", "channel", "kind", "left", "number", "parcel", "sender", "sent", "tag", "to")
+    __slots__ = (
+        "arrives_for", "channel", "kind", "left", "number", "parcel", "reply", "sender", "sent", "tag", "taken", "to",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -91,4 +98,6 @@ class Message:
         self.number = number
         self.sent = sent
         self.left = sent  # when its last byte is on its way: a crash of the sender before that loses it
+        self.taken = False  # a request: its handler was called, or will be when there is capacity
+        self.reply: Parcel | None = None  # a request's, once it was sent
         self.arrives_for = 0  # the receiver's life for which it was sent: a restart in between loses it

@@ -140,6 +140,7 @@ class Network:
             world.log("dropped: NaN or infinity", message.to, sender=message.sender, channel=message.channel)
             receiver._refuse(message)
             return
+        world.heard(message)
         try:
             receiver._deliver(message)
         except Exception as error:  # of a handler

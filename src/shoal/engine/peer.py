@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from shoal.engine.errors import PeerLost
-from shoal.engine.mailbox import REFUSED, Box, Meeting
+from shoal.engine.mailbox import REFUSED, Box, Meeting, Poll
 from shoal.engine.message import Kind, Message, Parcel, Received
 from shoal.engine.state import State
 from shoal.tensors.payload import MalformedPayload
@@ -46,7 +46,7 @@ class Peer:
         self._handlers: dict[str, tuple[Handler, int | None]] = {}
         self._busy: dict[str, int] = {}
         self._queued: dict[str, deque[Message]] = {}
-        self._pending: dict[int, tuple[asyncio.Future[Any], int]] = {}
+        self._pending: dict[int, tuple[Poll, int]] = {}  # by number of the request
         self._awaiting: dict[_Waits, str | Callable[[], str]] = {}
         self._round = 0
         self._key = key(world.seed, "peer", id)
@@ -183,12 +183,16 @@ class Peer:
             PeerLost: the peer is gone, after the time that its link needs to notice, or it dropped the request, or
                 this peer the reply, for holding NaN.
         """
-        number, future = self._ask(to, Parcel(payload), channel)
+        poll = Poll(1, self._world.future())
+        number = self._ask(to, Parcel(payload), channel, poll)
         try:
             with self._waits(f"request({channel!r}) to peer {to}"):
-                return await future
+                await poll.future
         finally:
             self._pending.pop(number, None)
+        if to in poll.lost:
+            raise poll.lost[to]
+        return poll.answers[to]
 
     async def request_all(
         self,
@@ -209,31 +213,35 @@ class Peer:
         Returns:
             Peer -> reply, in order of `peers`; those who are late or lost are absent.
         """
-        parcel = Parcel(payload)
-        asked = {to: self._ask(to, parcel, channel) for to in dict.fromkeys(peers)}
+        asked = list(dict.fromkeys(peers))
         if not asked:
             return {}
+        parcel, poll = Parcel(payload), Poll(len(asked), self._world.future())
+        numbers = [self._ask(to, parcel, channel, poll) for to in asked]
         wait = self._world.patience(self.id) if timeout is None else timeout
+        timer = None if wait is None else asyncio.get_running_loop().call_later(wait, poll.expire)
         try:
             with self._waits(f"request_all({channel!r}) to peers {_some(asked)}"):
-                await asyncio.wait([future for _, future in asked.values()], timeout=wait)
+                await poll.future
         finally:
-            for number, future in asked.values():
+            if timer is not None:
+                timer.cancel()
+            for number in numbers:
                 self._pending.pop(number, None)
-                if not future.cancel():
-                    future.exception()  # seen: a lost peer is no unhandled error
-        answered = {to: future for to, (_, future) in asked.items() if not future.cancelled()}
-        return {to: future.result() for to, future in answered.items() if future.exception() is None}
+        return {to: poll.answers[to] for to in asked if to in poll.answers}
 
-    def _ask(self, to: int, parcel: Parcel, channel: str) -> tuple[int, asyncio.Future[Any]]:
-        future: asyncio.Future[Any] = self._world.future()
+    def _ask(self, to: int, parcel: Parcel, channel: str, poll: Poll) -> int:
         number = self._world.transmit(self.id, to, channel, Kind.REQUEST, 0, parcel)
-        self._pending[number] = (future, to)
+        self._pending[number] = (poll, to)
         self._world.watch(self.id, to)
-        return number, future
+        return number
 
     def serve(self, channel: str, handler: Handler, capacity: int | None = None) -> None:
         """Answer requests of a channel.
+
+        Each request is handled at most once. A copy of it, where links duplicate messages, is not handled again: if
+        the reply was sent already, it is sent once more, so that it may get through where the first was lost. Nobody
+        asks again by itself: a request, or a reply, of which every copy is lost leaves the asker waiting.
 
         Args:
             channel: name of the channel.
@@ -299,11 +307,17 @@ class Peer:
                 meeting = self._meetings[message.channel] = Meeting()
             meeting.put(message.sender, message.tag, payload)
         elif kind is Kind.REQUEST:
-            self._handle(message)
+            if not message.taken:
+                message.taken = True
+                self._handle(message)
+            elif message.reply is not None and message.reply.unchanged:
+                self._world.transmit(
+                    self.id, message.sender, message.channel, Kind.REPLY, message.number, message.reply
+                )
         elif kind is Kind.REPLY:
             pending = self._pending.pop(message.tag, None)
-            if pending is not None and not pending[0].done():
-                pending[0].set_result(payload)
+            if pending is not None:
+                pending[0].put(pending[1], payload)
         elif kind is Kind.REFUSAL:
             self._fail_pending(
                 message.tag,
@@ -354,16 +368,17 @@ class Peer:
         self._world.transmit(self.id, message.sender, message.channel, Kind.REFUSAL, message.number, Parcel(None))
 
     def _reply(self, message: Message, answer: Any) -> None:
-        self._world.transmit(self.id, message.sender, message.channel, Kind.REPLY, message.number, Parcel(answer))
+        message.reply = reply = Parcel(answer)
+        self._world.transmit(self.id, message.sender, message.channel, Kind.REPLY, message.number, reply)
 
     def _recheck(self) -> None:
         """Somebody may have been lost: tell everything that waits."""
         for meeting in self._meetings.values():
             if meeting.active:
                 meeting.lose(self._is_lost)
-        for future, to in list(self._pending.values()):
-            if not future.done() and self._is_lost(to):
-                future.set_exception(PeerLost(to))
+        for number, (_, to) in list(self._pending.items()):
+            if self._is_lost(to):
+                self._fail_pending(number, PeerLost(to))
         for box in self._boxes.values():
             box.lose(self._is_lost)
 
@@ -373,9 +388,10 @@ class Peer:
             meeting.returned(other)
             if meeting.active and other in meeting.sent_to:
                 self._world.transmit(self.id, other, channel, Kind.EXCHANGE, meeting.round, meeting.parcel)
-        for future, to in list(self._pending.values()):
-            if to == other and not future.done():
-                future.set_exception(PeerLost(to, "it was out of reach for a while, and the request may be lost"))
+        for number, (_, to) in list(self._pending.items()):
+            if to == other:
+                why = "it was out of reach for a while, and the request may be lost"
+                self._fail_pending(number, PeerLost(to, why))
 
     def _waits(self, what: str | Callable[[], str]) -> _Waits:
         return _Waits(self, what)
@@ -397,9 +413,9 @@ class Peer:
             self._boxes.setdefault(channel, Box()).refuse(sender, SPOILT)
 
     def _fail_pending(self, number: int, error: PeerLost) -> None:
-        future, _ = self._pending.pop(number, (None, None))
-        if future is not None and not future.done():
-            future.set_exception(error)
+        pending = self._pending.pop(number, None)
+        if pending is not None:
+            pending[0].lose(pending[1], error)
 
 
 class _Waits:

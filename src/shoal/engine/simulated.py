@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -20,11 +21,12 @@ from shoal.engine.ledger import Ledger
 from shoal.engine.links import Link, check_latency_matrix
 from shoal.engine.loop import VirtualLoop
 from shoal.engine.membership import Membership
-from shoal.engine.message import Kind, Parcel
+from shoal.engine.message import Kind, Message, Parcel
 from shoal.engine.network import Network
 from shoal.engine.peer import Peer, current
 from shoal.engine.state import Snapshot, State
 from shoal.engine.world import World
+from shoal.tensors.payload import encode
 
 Neighbours = Callable[[int, int], tuple[int, ...]]
 Protocol = Callable[[Any], Coroutine[Any, Any, Any]]
@@ -50,7 +52,8 @@ class SimulatedWorld(World):
         workers: threads that compute; does not change results.
         device: torch device of the peers' tensors.
         trace: keep every message event in `trace`.
-        patience: timers that may fire without any progress before the run is called a livelock.
+        patience: timers that may fire without any progress before what peers tell each other is looked at. When that
+            many more have fired, and again as many in which no message said anything new, the run is called a livelock.
 
     Attributes:
         ledger: bytes by channel and by peer.
@@ -101,6 +104,8 @@ class SimulatedWorld(World):
         self._kernels: dict[Any, MapKernel] = {}
         self._progress = 0
         self._seen_progress = -1
+        self._said: set[bytes] | None = None  # digests of messages, while nothing else shows progress
+        self._news = 0
         self._patience = max(200_000, 500 * peers) if patience is None else patience
         matrix = None if latency is None else check_latency_matrix(latency, peers)
         link_list = list(links) if links is not None else [Link()] * peers
@@ -248,19 +253,15 @@ class SimulatedWorld(World):
     async def perform(self, peer: Peer, job: Job, seconds: float) -> Any:
         """Submit the job now, look at its result `seconds` later."""
         self.pool.submit(job)
+        future: asyncio.Future[None] = asyncio.Future(loop=self.loop)
+        self.loop.post(self.loop._now + seconds, _wake, future)
         try:
-            await self.until(self.now() + seconds)
+            await future
         except BaseException:
             self.pool.discard(job)
             raise
         self._progress += 1
         return self.pool.finish(job)
-
-    async def until(self, when: float) -> None:
-        """Wait for a virtual time."""
-        future: asyncio.Future[None] = asyncio.Future(loop=self.loop)
-        self.loop.post(when, _wake, future)
-        await future
 
     async def compute(
         self,
@@ -285,17 +286,13 @@ class SimulatedWorld(World):
     def spawn(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine as a task of the peer."""
         task = self._launch(peer, coroutine)
-        task.add_done_callback(lambda task: self._side_done(peer, task))
+        task.must_succeed = True  # type: ignore[attr-defined]
         return task
 
     def _launch(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         context = contextvars.copy_context()
         context.run(current.set, peer)
         return context.run(self.loop.create_task, coroutine, context=context)
-
-    def _side_done(self, peer: Peer, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(peer, error)
 
     def _unhandled(self, error: BaseException, future: Any) -> None:
         peer = getattr(future, "peer", None)
@@ -308,9 +305,13 @@ class SimulatedWorld(World):
         peer = current.get()
         if peer is not None:
             task.peer = peer  # type: ignore[attr-defined]
-            tasks = self._tasks[peer.id]
-            tasks[task] = None
-            task.add_done_callback(lambda task: tasks.pop(task, None))
+            self._tasks[peer.id][task] = None
+            task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: Any) -> None:
+        self._tasks[task.peer.id].pop(task, None)
+        if task.must_succeed and not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(task.peer, error)
 
     def record(self, peer: Peer, name: str, value: float) -> None:
         """Add a row to `metrics`."""
@@ -327,13 +328,27 @@ class SimulatedWorld(World):
         return f"deadlock at {self.now():.6g} s: every peer waits and nothing is on its way\n{self._who_waits()}"
 
     def _check_livelock(self, what: str) -> None:
-        if self._progress == self._seen_progress:
+        if self._progress != self._seen_progress:
+            self._seen_progress, self._said = self._progress, None
+        elif self._said is None or len(self._said) > 2 * self._patience:  # it must not fill the memory
+            self._said = set()
+        elif self._news == 0:
             raise Livelock(
                 f"livelock at {self.now():.6g} s: {what} and for long no peer has finished a round, "
-                f"computed or recorded anything\n{self._who_waits()}"
+                f"computed, recorded or said anything new\n{self._who_waits()}"
             )
-        self._seen_progress = self._progress
+        self._news = 0
         self.loop.fired_limit = self.loop.fired + self._patience
+
+    def heard(self, message: Message) -> None:
+        """A message is delivered: content that its receiver has not seen is progress, a repetition is not."""
+        if self._said is not None:
+            tag = message.tag if message.kind is Kind.EXCHANGE else 0
+            about = f"{message.sender} {message.to} {message.kind} {tag} {message.channel} ".encode()
+            digest = hashlib.blake2b(about + encode(message.parcel.payload), digest_size=16).digest()
+            if digest not in self._said:
+                self._news += 1
+                self._said.add(digest)
 
     def _who_waits(self, most: int = 20) -> str:
         lines = []

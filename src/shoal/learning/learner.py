@@ -27,6 +27,7 @@ from shoal.optim import Rule
 from shoal.tensors.bits import name_number
 from shoal.tensors.finite import all_finite
 from shoal.tensors.payload import Content
+from shoal.tensors.random import key as keyed
 
 Weights = Mapping[int, float]
 
@@ -88,7 +89,7 @@ class Learner(Peer):
         self.packer = packer or Packer(None, trainer.layout)
         self._row = weights
         self._training: _Training | None = None
-        self._stream = self.key("batches")
+        self._stream, self._noise = self.key("batches"), self.key("model")
         if "model" not in self.state:
             self.state["model"] = trainer.initial(init_seed)
 
@@ -365,7 +366,7 @@ class Learner(Peer):
             raise ValueError("lr: a torch optimizer has its own; only a rule such as SGD.rule() can be given another")
         rate = lr if lr is not None else (rule.lr if isinstance(rule, Rule) else 0.0)
         first = int(self.state.get("steps", 0))
-        noise = self.key("model", int(self.state.get("earlier", 0)))
+        noise = keyed(self._noise, int(self.state.get("earlier", 0)))
         inputs = TrainInputs(start, shard, schedule, rate, noise, first, memory, tuple(extras))
         return inputs, self.trainer.training(shard, schedule.batch, objective, inputs.extras)
 

@@ -68,6 +68,7 @@ class Trainer:
         self.module = task.initial(0)
         self.layout: Layout = flatten_module(self.module)[1]
         self._problem = Problem(self.module, self.layout, Supervised(task.loss))
+        self._forgetful = isinstance(optimizer, Rule) and not optimizer.remembers(self._problem.params)
         self._batched = batched
         self._initial: tuple[int, Tensor] | None = None
         self._paths: dict[Objective, tuple[Path, Problem]] = {}
@@ -88,6 +89,8 @@ class Trainer:
             seed: for rules that draw random numbers.
             rule: instead of the trainer's.
         """
+        if rule is None and self._forgetful:
+            return {}
         rule = rule or self._rule()
         if not rule.remembers(self._problem.params):
             return {}
