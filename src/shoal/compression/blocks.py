@@ -46,7 +46,8 @@ def tiles(n: int, d: int, block: int) -> Iterator[tuple[slice, slice, slice]]:
 
 def blocked(x: Tensor, block: int) -> Tensor:
     """[n, m] as [n, m / block, block], or as one shorter block; a view."""
-    return x.unflatten(1, (-1, min(block, x.shape[1])))
+    block = min(block, x.shape[1])
+    return x.view(x.shape[0], x.shape[1] // block, block)
 
 
 def largest(x: Tensor) -> Tensor:
@@ -75,4 +76,5 @@ def _sum(x: Tensor, power: int) -> Tensor:
     array = wide.numpy()
     # Summed along rows that follow each other in memory, numpy adds each one by itself.
     terms = np.ascontiguousarray(np.abs(array) if power == 1 else np.square(array))
-    return torch.from_numpy(np.asarray(terms.sum(-1)))
+    total: Tensor = torch.from_numpy(np.asarray(terms.sum(-1)))
+    return total
