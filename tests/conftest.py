@@ -1,8 +1,19 @@
-"""Settings of all tests: one torch thread, and hypothesis without deadlines and with the same examples every time."""
+"""Settings of all tests: one torch thread, compiled steps kept apart, and hypothesis with the same examples every time."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-settings.register_profile("shoal", deadline=None, derandomize=True)
+settings.register_profile("shoal", deadline=None, derandomize=True)  # without deadlines, as machines are slow at times
 settings.load_profile("shoal")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(pytestconfig: pytest.Config) -> Iterator[None]:
+    """What is kept between runs, such as compiled steps, lies beside what pytest keeps and not in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(pytestconfig.cache.mkdir("shoal")))  # type: ignore[union-attr]
+        yield

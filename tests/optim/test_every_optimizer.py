@@ -459,7 +459,7 @@ def test_every_argument_refuses_nonsense_by_name(case: Case) -> None:
         if (case.name, name) in FREE_TEXT:
             wrong.remove("nonsense")
         if isinstance(default, float) or name == "lr":
-            wrong += [math.nan, True, *([] if "infinity" in known[name].allowed else [math.inf])]
+            wrong += ["0.5", torch.ones(2), math.nan, True, *([] if "infinity" in known[name].allowed else [math.inf])]
         if isinstance(default, tuple):
             wrong += [(math.nan,) * len(default), (0.5,) * (len(default) + 1), 0.5]
         if isinstance(default, bool):

@@ -161,11 +161,7 @@ class InBackward(Optimizer):
             alone.update(self._prepare(p, group))
             first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
             items = self._items(-1 - first - i, alone)  # the negative number only names the place of the chain
-            if group["compile"]:
-                from shoal.optim.core.compiled import step_by_kernels
-
-                items = step_by_kernels(items, self._kernels)
-            step_items(items)
+            step_items(self._by_kernels(items) if group["compile"] else items)
             p.grad = None
 
     def _prepare(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from shoal.optim.adamw import AdamW
 from shoal.optim.adopt import ADOPT
 from shoal.optim.core import Chain, Optimizer, Param, Scalars, State, Transform, compiled
-from shoal.optim.core.compiled import DeviceKernel, Kernel, NoCompiler, cache, compiler, step_compiled, structure
+from shoal.optim.core.compiled import DeviceKernel, Kernel, Kernels, NoCompiler, cache, compiler, structure
 from shoal.optim.core.rule import Item, Plan, Rule, step_items
 from shoal.optim.core.transform import Granularity
 from shoal.optim.lion import Lion
@@ -237,7 +237,8 @@ def test_a_schedule_of_momenta_makes_no_new_kernels(monkeypatch: pytest.MonkeyPa
         advance(optimizer, params, range(12), after=scheduler.step)
         results.append(params)
         if compile:
-            (known,) = optimizer._kernels.values()
+            known = optimizer._kernels
+            assert known is not None
             assert len(known._made) == len(made) == 1
             made.clear()
             assert len(known._plans) <= 2 * len(params)
@@ -315,8 +316,7 @@ def test_a_tensor_of_another_size_is_refused_before_any_memory_is_touched(compil
 
 
 def test_without_items_there_is_nothing_to_do() -> None:
-    known: dict[Any, Any] = {}
-    step_compiled([], known)
+    assert Kernels().step([]) == []
     p = nn.Parameter(torch.zeros(0))
     optimizer = AdamW([p], compile=True)
     p.grad = torch.zeros(0)
@@ -324,8 +324,8 @@ def test_without_items_there_is_nothing_to_do() -> None:
     assert p.numel() == 0
 
 
-def test_step_compiled_takes_every_step() -> None:
-    """Those that have a kernel and those that have not."""
+def test_what_has_no_kernel_is_left_to_be_stepped() -> None:
+    """And with it every step is taken."""
     plans = [plan_of(lr=0.1), Shared.rule().plan(Param("q", (5,)))]
     ours, theirs = ([torch.arange(5.0), torch.arange(5.0)] for _ in range(2))
 
@@ -335,7 +335,9 @@ def test_step_compiled_takes_every_step() -> None:
         return [Item(plan, p, g, plan.fresh(p), plan.scalars(1.0, 0.1)) for plan, p in pairs]
 
     with pytest.warns(UserWarning, match="OverSum"):
-        step_compiled(items(ours), {})
+        rest = Kernels().step(items(ours))
+    assert [item.p is ours[1] for item in rest] == [True]
+    step_items(rest)
     for item in items(theirs):
         step_items([item])
     for a, b in zip(ours, theirs, strict=True):

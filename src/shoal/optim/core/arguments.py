@@ -51,13 +51,18 @@ def whole(low: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
+def _rate(value: Any) -> bool:
+    """A number, or a tensor of one, as torch's schedulers may set it."""
+    return at_least(0.0)(value.item() if hasattr(value, "item") else value)
+
+
 def flag(value: Any) -> bool:
     """Whether a value is True or False."""
     return isinstance(value, bool)
 
 
 SHARED: dict[str, Argument] = {
-    "lr": Argument("learning rate", "a finite number >= 0", lambda v: at_least(0.0)(float(v))),
+    "lr": Argument("learning rate", "a finite number >= 0", _rate),
     "betas": Argument("decay rates of the first and second moment", "two numbers in [0, 1)", fractions(2)),
     "eps": Argument("keeps divisions finite", "a finite number >= 0", at_least(0.0)),
     "weight_decay": Argument("strength of the decay", "a finite number >= 0", at_least(0.0)),

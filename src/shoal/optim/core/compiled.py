@@ -31,13 +31,13 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from shoal.optim.core.recording import Untranslatable, source
-from shoal.optim.core.rule import Item, Plan, step_items
+from shoal.optim.core.rule import Item, Plan
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
 VECTOR_MATHS = ("-DVECTOR_MATHS=1", "-lmvec")  # where the C library has such functions (glibc 2.35, x86)
 SHARE = 1 << 18  # entries that are worth another thread
 TYPES = {torch.float32: "f", torch.float64: "d"}
-STACK = 5  # frames between a warning and whoever called `step`, torch's own among them
+STACK = 6  # frames between a warning and whoever called `step`, torch's own among them
 Step = Callable[..., None]
 
 
@@ -126,43 +126,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
-def step_compiled(items: Sequence[Item], kernels: dict[Any, Any]) -> None:
-    """One step: by kernels what they can take, the rest operation by operation.
-
-    Args:
-        items: parameters of the step.
-        kernels: what is known of earlier steps; an empty dictionary at first.
-    """
-    rest = step_by_kernels(items, kernels)
-    if rest:
-        step_items(rest)
-
-
-def step_by_kernels(items: Sequence[Item], kernels: dict[Any, Any]) -> list[Item]:
-    """Step what kernels can take, and warn once of what they cannot.
-
-    Returns:
-        The rest.
-    """
-    known = kernels.get(Kernels)
-    if known is None:
-        known = kernels[Kernels] = Kernels()
-    rest, new = known.step(items)
-    for why in new:
-        warnings.warn(f"compile=True: {why}; the step is taken operation by operation", stacklevel=STACK)
-    return rest
-
-
 class Kernels:
-    """The kernels of one optimizer, or why there are none."""
+    """The kernels of one optimizer, or why there are none; made as they are needed."""
 
     def __init__(self) -> None:
         self._made: dict[Any, Kernel | str] = {}  # by structure: a schedule makes new chains, but no new kernels
         self._plans: WeakKeyDictionary[Plan, Kernel | str] = WeakKeyDictionary()
         self._said: set[str] = set()
 
+    def step(self, items: Sequence[Item]) -> list[Item]:
+        """Step what kernels can take, and warn once of what they cannot.
+
+        Returns:
+            The rest.
+        """
+        rest, new = self._step(items)
+        for why in new:
+            warnings.warn(f"compile=True: {why}; the step is taken operation by operation", stacklevel=STACK)
+        return rest
+
     @_disable_dynamo  # within a compiled training loop: recording and pointers are not for tracing
-    def step(self, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+    def _step(self, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
         """Step what kernels can take.
 
         Returns:

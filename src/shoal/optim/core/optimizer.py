@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from shoal.optim.core.arguments import SHARED, Argument
 from shoal.optim.core.rule import Chain, Item, Param, Plan, Rule, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
+
+if TYPE_CHECKING:
+    from shoal.optim.core.compiled import Kernels
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = Any
@@ -97,7 +100,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
-        self._kernels: dict[Any, Any] = {}
+        self._kernels: Kernels | None = None
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
         self.around: tuple[Transform, ...] = ()  # at its end, put there by wrappers such as Cautious
         super().__init__(params, defaults)
@@ -154,7 +157,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels = {}, {}
+        self._chains, self._kernels = {}, None
         for group in self.param_groups:
             for name, value in self.arguments.items():
                 group.setdefault(name, value)
@@ -201,11 +204,17 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             (compiled if group["compile"] else plain).extend(self._items(number, group))
         if compiled:
-            from shoal.optim.core.compiled import step_by_kernels
-
-            plain += step_by_kernels(compiled, self._kernels)
+            plain += self._by_kernels(compiled)
         step_items(_not_fused(plain))
         return loss
+
+    def _by_kernels(self, items: list[Item]) -> list[Item]:
+        """Step what compiled kernels can take; returns the rest."""
+        if self._kernels is None:
+            from shoal.optim.core.compiled import Kernels
+
+            self._kernels = Kernels()
+        return self._kernels.step(items)
 
     def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
         plans = self._plans(number, group)
@@ -302,8 +311,8 @@ def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
             continue
         number = isinstance(cls.arguments.get(name, MISSING), float) or name == "lr"
         try:
-            allowed = not (number and isinstance(value, str | bool)) and argument.check(value)
-        except (TypeError, ValueError):
+            allowed = not (number and isinstance(value, str | bool)) and bool(argument.check(value))
+        except (TypeError, ValueError, RuntimeError):  # of values that cannot be compared at all
             allowed = False
         if not allowed:
             raise ValueError(f"{name}: got {value!r}; {argument.allowed} is allowed")

@@ -51,13 +51,15 @@ class Rule:
     links: Chain | Callable[[Param], Chain] = ()
     seed: int = 0
     _plans: dict[Param, Plan] = field(default_factory=dict, repr=False, compare=False)
+    _chains: dict[Chain, Chain] = field(default_factory=dict, repr=False, compare=False)
 
     def plan(self, param: Param) -> Plan:
         """The chain for one parameter."""
         found = self._plans.get(param)
         if found is None:
-            links = self.links(param) if callable(self.links) else self.links
-            found = self._plans[param] = Plan(tuple(links), param.shape)
+            made = tuple(self.links(param)) if callable(self.links) else self.links
+            chain = self._chains.setdefault(made, made)  # equal chains are one, and share their scalars
+            found = self._plans[param] = Plan(chain, param.shape)
         return found
 
     def element_wise(self, params: Iterable[Param]) -> bool:
@@ -129,13 +131,13 @@ class Rule:
             self._step_stacked(plans, parameters, gradients, state, t, lr)
             return
         assert not isinstance(lr, Tensor)
-        scalars: dict[int, list[Scalars]] = {}  # parameters share them where they share the chain
+        shared: dict[int, list[Scalars]] = {}
         items = []
         for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
-            key = id(plan)
-            if key not in scalars:
-                scalars[key] = plan.scalars(t, lr)
-            items.append(Item(plan, p, g, own, scalars[key]))
+            scalars = shared.get(id(plan.chain))
+            if scalars is None:
+                scalars = shared[id(plan.chain)] = plan.scalars(t, lr)
+            items.append(Item(plan, p, g, own, scalars))
         step_items(items)
 
     def _step_stacked(
@@ -147,21 +149,24 @@ class Rule:
         t: Tensor,
         lr: Tensor,
     ) -> None:
+        shared: dict[tuple[int, torch.dtype], list[dict[str, Tensor]]] = {}
+
+        def numbers(plan: Plan, p: Tensor) -> list[dict[str, Tensor]]:
+            key = (id(plan.chain), p.dtype)
+            if key not in shared:
+                shared[key] = plan.numbers(t, lr, p.dtype)
+            return shared[key]
+
         if all(plan.granularity == "element" for plan in plans):
-            small: dict[tuple[Chain, torch.dtype, int], list[Scalars]] = {}
-            large: dict[tuple[Chain, float, float], list[Scalars]] = {}
+            large: dict[tuple[int, float, float], list[Scalars]] = {}
             for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
                 if plan.chain and p[0].numel() > LARGE:
                     _step_rows(plan, p, g, own, t, lr, large)
                     continue
-                shared = (plan.chain, p.dtype, p.dim())
-                if shared not in small:
-                    shape = t.shape + (1,) * (p.dim() - 1)
-                    named = plan.numbers(t, lr, p.dtype)
-                    small[shared] = [SimpleNamespace(**{k: v.view(shape) for k, v in part.items()}) for part in named]
-                _step(plan, p, g, own, small[shared], negate=False)
+                shape = t.shape + (1,) * (p.dim() - 1)
+                scalars = [SimpleNamespace(**{k: v.view(shape) for k, v in part.items()}) for part in numbers(plan, p)]
+                _step(plan, p, g, own, scalars, negate=False)
             return
-        numbers = [plan.numbers(t, lr, p.dtype) for plan, p in zip(plans, parameters, strict=True)]
 
         def one(ps: list[Tensor], gs: list[Tensor], states: list[Memory], cs: list[list[dict[str, Tensor]]]) -> None:
             step_items(
@@ -171,7 +176,8 @@ class Rule:
                 ]
             )
 
-        torch.func.vmap(one, out_dims=None)(list(parameters), list(gradients), list(state), numbers)
+        named = [numbers(plan, p) for plan, p in zip(plans, parameters, strict=True)]
+        torch.func.vmap(one, out_dims=None)(list(parameters), list(gradients), list(state), named)
 
 
 class Plan:
@@ -290,11 +296,11 @@ def _step_rows(
     state: Memory,
     t: Tensor,
     lr: Tensor,
-    scalars: dict[tuple[Chain, float, float], list[Scalars]],
+    scalars: dict[tuple[int, float, float], list[Scalars]],
 ) -> None:
     """Stacked peers one after the other: each row of a large parameter fills the cache by itself."""
     for row, (number, rate) in enumerate(zip(t.tolist(), lr.tolist(), strict=True)):
-        key = (plan.chain, number, rate)
+        key = (id(plan.chain), number, rate)
         if key not in scalars:
             scalars[key] = plan.scalars(number, rate)
         step_items([Item(plan, p[row], g[row], {name: slot[row] for name, slot in state.items()}, scalars[key])])
