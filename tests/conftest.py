@@ -1,4 +1,4 @@
-"""Settings of all tests: one torch thread, compiled steps kept apart, and hypothesis with the same examples every time."""
+"""Settings of all tests: one torch thread, compiled steps kept apart, the same examples of hypothesis every time."""
 
 from collections.abc import Iterator
 
