@@ -241,7 +241,6 @@ def test_a_schedule_of_momenta_makes_no_new_kernels(monkeypatch: pytest.MonkeyPa
             assert known is not None
             assert len(known._made) == len(made) == 1
             made.clear()
-            assert len(known._plans) <= 2 * len(params)
     assert not made
     for name in results[0]:
         torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-12, atol=1e-12)

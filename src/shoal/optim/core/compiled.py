@@ -24,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -33,7 +32,10 @@ from torch._compile import _disable_dynamo
 from shoal.optim.core.recording import Untranslatable, source
 from shoal.optim.core.rule import Item, Plan
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
+FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
+    "-fno-thread-jumps",  # jumps for NaN would leave less of the loop to vector operations
+)
 VECTOR_MATHS = ("-DVECTOR_MATHS=1", "-lmvec")  # where the C library has such functions (glibc 2.35, x86)
 SHARE = 1 << 18  # entries that are worth another thread
 TYPES = {torch.float32: "f", torch.float64: "d"}
@@ -58,19 +60,44 @@ class Kernel:
         self.keys = [key for key, *_ in plan.slots]
         self.dtype = dtype
 
+    def fits(self, item: Item) -> bool:
+        """Whether all tensors of an item are what the loop is for; a gradient is laid out anew if it must.
+
+        Raises:
+            RuntimeError: they have not one shape, and the loop would leave their memory.
+        """
+        if not item.g.is_contiguous():
+            item.g = item.g.contiguous()
+        state, dtype, size = item.state, self.dtype, item.p.numel()
+        same = True
+        for x in (item.p, item.g, *[state[key] for key in self.keys]):
+            if x.dtype is not dtype or not x.is_contiguous() or not self._is_here(x):
+                return False
+            same &= x.numel() == size
+        if not same:
+            shapes = ", ".join(str(tuple(x.shape)) for x in (item.p, item.g, *(state[key] for key in self.keys)))
+            raise RuntimeError(f"parameter, gradient and state must have one shape; got {shapes}")
+        return True
+
+    def _is_here(self, x: Tensor) -> bool:
+        return x.is_cpu
+
     def __call__(self, items: Sequence[Item]) -> None:
         """Step items that share their scalars."""
         first = items[0]
         numbers = [float(getattr(first.scalars[i], name)) for i, name in self._scalars]
-        pointers = array.array("Q")
+        places: list[int] = []
         for item in items:
-            pointers.extend([item.p.data_ptr(), item.g.data_ptr(), *(item.state[key].data_ptr() for key in self.keys)])
+            state = item.state
+            places += (item.p.data_ptr(), item.g.data_ptr())
+            places += [state[key].data_ptr() for key in self.keys]
+        pointers = array.array("Q", places)
         sizes = array.array("q", [item.p.numel() for item in items])
         c = array.array(TYPES[self.dtype], [*numbers, float(first.negate)])
         total = sum(sizes)
         call = functools.partial(self._step, len(items), *(x.buffer_info()[0] for x in (sizes, pointers, c)))
-        parts = max(1, min(torch.get_num_threads(), total // SHARE))
-        if parts == 1:
+        parts = min(torch.get_num_threads(), total // SHARE)
+        if parts <= 1:
             call(0, total)
             return
         edges = [total * k // parts // 64 * 64 for k in range(parts)] + [total]
@@ -105,6 +132,9 @@ class DeviceKernel(Kernel):
         for item in items:
             self._compiled(item.p.view(-1), item.g.view(-1), [item.state[k].view(-1) for k in self.keys], numbers)
 
+    def _is_here(self, x: Tensor) -> bool:
+        return x.device.type == self.device
+
     def _one(self, p: Tensor, g: Tensor, slots: list[Tensor], numbers: Tensor) -> None:
         plan = self._plan
         scalars = [SimpleNamespace() for _ in range(len(plan.chain) + 1)]
@@ -131,7 +161,6 @@ class Kernels:
 
     def __init__(self) -> None:
         self._made: dict[Any, Kernel | str] = {}  # by structure: a schedule makes new chains, but no new kernels
-        self._plans: WeakKeyDictionary[Plan, Kernel | str] = WeakKeyDictionary()
         self._said: set[str] = set()
 
     def step(self, items: Sequence[Item]) -> list[Item]:
@@ -152,39 +181,33 @@ class Kernels:
         Returns:
             The rest, and reasons for it that have not been given before.
         """
-        groups: dict[tuple[int, int, bool], tuple[Kernel, list[Item]]] = {}
+        groups: dict[tuple[Kernel, int, bool], list[Item]] = {}
         rest: list[Item] = []
         new: list[str] = []
         for item in items:
-            kernel = self._kernel(item)
+            kernel = item.plan.kernel or self._kernel(item)
             if isinstance(kernel, Kernel):
-                groups.setdefault((id(kernel), id(item.scalars), item.negate), (kernel, []))[1].append(item)
-                continue
+                if kernel.fits(item):
+                    key = kernel, id(item.scalars), item.negate
+                    if key in groups:
+                        groups[key].append(item)
+                    else:
+                        groups[key] = [item]
+                    continue
+                kernel = f"a parameter or its state is not contiguous, or not {kernel.dtype} on a {kernel.device}"
             rest.append(item)
             if kernel not in self._said:
                 self._said.add(kernel)
                 new.append(kernel)
-        for kernel, some in groups.values():
+        for (kernel, *_), some in groups.items():
             kernel(some)
         return rest, new
 
     def _kernel(self, item: Item) -> Kernel | str:
-        kernel = self._plans.get(item.plan)
-        if kernel is None:
-            key = (structure(item.plan), item.p.dtype, item.p.device.type)
-            if key not in self._made:
-                self._made[key] = make(item.plan, item.p)
-            kernel = self._plans[item.plan] = self._made[key]
-        if isinstance(kernel, Kernel):
-            if not item.g.is_contiguous():
-                item.g = item.g.contiguous()
-            tensors = (item.p, item.g, *(item.state[name] for name in kernel.keys))
-            kind = (kernel.dtype, kernel.device)
-            if not all((x.dtype, x.device.type) == kind and x.is_contiguous() for x in tensors):
-                return f"a parameter or its state is not contiguous, or not {kernel.dtype} on a {kernel.device}"
-            if any(x.numel() != item.p.numel() for x in tensors):  # the loop would leave its memory
-                shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-                raise RuntimeError(f"parameter, gradient and state must have one shape; got {shapes}")
+        key = (structure(item.plan), item.p.dtype, item.p.device.type)
+        if key not in self._made:
+            self._made[key] = make(item.plan, item.p)
+        kernel = item.plan.kernel = self._made[key]
         return kernel
 
 

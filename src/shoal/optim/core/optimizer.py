@@ -221,7 +221,6 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         lr, negate = float(group["lr"]), bool(group["maximize"])
         scalars: dict[tuple[int, int], list[Scalars]] = {}
         items = []
-        first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
         for i, p in enumerate(group["params"]):
             g = p.grad
             if g is None:
@@ -230,24 +229,29 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 raise RuntimeError(
                     f"{type(self).__name__} takes no sparse gradients; got one of shape {tuple(g.shape)}"
                 )
-            if p not in plans:  # somebody put other parameters into the group
+            plan = plans.get(p)
+            if plan is None:  # somebody put other parameters into the group
                 del self._chains[number]
                 plans = self._plans(number, group)
-            plan, state = plans[p], self.state[p]
-            if "step" not in state or not plan.keys <= state.keys():  # at first, and when settings bring new slots
+                plan = plans[p]
+            state = self.state[p]
+            t = state.get("step")
+            if t is None or not plan.keys <= state.keys():  # at first, and when settings bring new slots
+                first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
                 fresh = plan.fresh(p, key(int(group.get("seed", 0)), "optimizer", first + i))
                 state.update({"step": 0, **fresh, **state})
-            state["step"] += 1
-            same = (id(plan.chain), state["step"])
+                t = state["step"]
+            state["step"] = t = t + 1
+            same = id(plan.chain), t
             numbers = scalars.get(same)
             if numbers is None:
-                numbers = scalars[same] = plan.scalars(float(state["step"]), lr)
+                numbers = scalars[same] = plan.scalars(float(t), lr)
             items.append(Item(plan, p, g, state, numbers, negate))
         return items
 
     def _plans(self, number: int, group: dict[str, Any]) -> dict[Tensor, Plan]:
         """The chain of each parameter of a group, made anew when its settings change."""
-        settings = tuple((name, group[name]) for name in self.arguments if name != "lr")
+        settings = [group[name] for name in self.arguments if name != "lr"]
         found = self._chains.get(number)
         if found is not None and found[0] == settings and len(found[1]) == len(group["params"]):
             return found[1]

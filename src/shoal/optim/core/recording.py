@@ -95,8 +95,8 @@ ALIASES = {"alias", "detach", "lift_fresh"}
 CONSTANTS = {"full", "ones", "scalar_tensor", "zeros"}
 IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
 
-# Comparisons are written so that the compiler can make them vector operations; NaN comes through. The functions
-# declared here have vector forms in the C library, within 4 units in the last place.
+# Bounds are written so that the compiler can make them vector operations; NaN comes through. The functions declared
+# here have vector forms in the C library, within 4 units in the last place.
 HEADER = """\
 #if VECTOR_MATHS
 #define VECTOR extern "C" __attribute__((simd("notinbranch")))
@@ -114,8 +114,8 @@ VECTOR double atan2(double, double) noexcept;
 #include <cmath>
 #include <cstdint>
 typedef {T} T;
-static inline T larger(T a, T b) {{ const T m = a > b ? a : b; return a != a ? a : m; }}
-static inline T smaller(T a, T b) {{ const T m = a < b ? a : b; return a != a ? a : m; }}
+static inline T larger(T a, T b) {{ const T m = b > a ? b : a; return b != b ? b : m; }}
+static inline T smaller(T a, T b) {{ const T m = b < a ? b : a; return b != b ? b : m; }}
 static inline T sign(T x) {{ return T(x > T(0)) - T(x < T(0)); }}
 static inline T lerp(T a, T b, T w) {{ return w < T(0.5) ? a + w * (b - a) : b - (b - a) * (T(1) - w); }}
 """
@@ -159,7 +159,9 @@ class _Writer(TorchDispatchMode):
 
     def __init__(self, names: dict[int, Any], kept: list[Tensor], dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.ahead: list[str] = []
         self.lines: list[str] = []
+        self.count = 0
         self.words: list[set[str]] = []
         self.changed: set[str] = set()
         self._dtype = dtype
@@ -194,14 +196,16 @@ class _Writer(TorchDispatchMode):
             expression = form(*operands, **named)
         except TypeError:
             raise Untranslatable(f"{name} with {', '.join(kwargs)} is not an operation of compiled rules") from None
-        target = operands[0] if in_place else f"v{len(self.lines)}"
+        target = operands[0] if in_place else f"v{self.count}"
         if in_place:
             self.changed.add(target)
         else:
             self._names[id(result)] = target
             self._kept.append(result)
         kind = "" if in_place else "bool " if result.dtype == torch.bool else "T "
-        self.lines.append(f"{kind}{target} = {expression};")
+        self.count += 1
+        lines = self.lines if result.dim() else self.ahead  # of numbers alone: once, and not for each entry
+        lines.append(f"{kind}{target} = {expression};")
         self.words.append({word for word in [*operands, *named.values()] if isinstance(word, str)})
         return result
 
@@ -235,6 +239,7 @@ def _literal(value: float) -> Any:
 def _loop(writer: _Writer, slots: Sequence[str], scalars: Sequence[int], dtype: torch.dtype) -> str:
     tensors = ["p", "g", *slots]
     reads = "\n".join(f"        T {name} = at_{name}[i];" for name in tensors)
+    ahead = "\n".join(f"    {line}" for line in writer.ahead)
     body = "\n".join(f"        {line}" for line in writer.lines)
     writes = "\n".join(f"        at_{name}[i] = {name};" for name in tensors if name in writer.changed)
     pointers = "\n".join(f"    T* __restrict at_{name} = tensors[{i}];" for i, name in enumerate(tensors))
@@ -243,6 +248,7 @@ def _loop(writer: _Writer, slots: Sequence[str], scalars: Sequence[int], dtype: 
 static void some(T* const* tensors, const T* c, int64_t start, int64_t stop) {{
 {pointers}
 {numbers}
+{ahead}
     const bool up = c[{len(scalars)}] != T(0);
 #pragma GCC ivdep
     for (int64_t i = start; i < stop; ++i) {{

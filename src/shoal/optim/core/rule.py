@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from shoal.optim.core.ops import minus_
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.transform import Scalars, Shape, Slot, Transform
 from shoal.tensors.random import key as key_of
+
+if TYPE_CHECKING:
+    from shoal.optim.core.compiled import Kernel
 
 Chain = tuple[Transform, ...]
 Memory = dict[str, Tensor]
@@ -188,7 +192,10 @@ class Plan:
         slots: (key, slot, shape) of all state; the key is the slot's name, numbered where several have it.
         granularity: the coarsest of the chain.
         rated: whether the update that comes out includes the learning rate.
+        kernel: its compiled step, or why there is none, once somebody asked for it (compiled.py).
     """
+
+    kernel: Kernel | str | None = None
 
     def __init__(self, chain: Chain, shape: Shape) -> None:
         self.chain = chain
