@@ -38,6 +38,11 @@ PROTOCOLS: Table = {
         "gossip that restores the layers' variance after each mean; peers may start anywhere",
         ("steps", "c", "target"),
     ),
+    "local-sgd": Entry(
+        "shoal.protocols:LocalSGD",
+        "many local steps, then an outer Nesterov step along their mean (DiLoCo)",
+        ("steps", "outer_lr", "outer_momentum"),
+    ),
     "isolated": Entry("shoal.protocols:Isolated", "everybody alone: the floor", ("steps",)),
     "centralised": Entry("shoal.protocols:Centralised", "all data on one machine: the oracle", ("steps",)),
 }

@@ -4,6 +4,7 @@ from shoal.protocols.centralised import Centralised
 from shoal.protocols.federated import FedAvg, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
+from shoal.protocols.local import LocalSGD
 from shoal.protocols.needs import Needs
 from shoal.protocols.synchronous import SynchronousSGD
 
@@ -14,6 +15,7 @@ __all__ = [
     "FedAvg",
     "Gossip",
     "Isolated",
+    "LocalSGD",
     "Needs",
     "Pairwise",
     "ParallelSGD",

@@ -71,7 +71,7 @@ class FedAvg:
             changes = me.unpack_all({k: reply.change for k, reply in replies.items()})
             if changes:
                 average = me.model + mean(list(changes.values()), [replies[k].samples for k in changes])
-                me.model = average if self.server is None else self._server_step(me, self.server, average)
+                me.model = average if self.server is None else server_step(me, self.server, average)
 
     async def train(self, me: Learner, sender: int, model: Tensor) -> Trained:
         """A client's part of a round; no optimizer state is carried over."""
@@ -81,11 +81,12 @@ class FedAvg:
         await me.train(self.steps, epochs=passes, batch=self.batch)
         return Trained(await me.pack(me.model - model), me.samples)
 
-    def _server_step(self, me: Learner, rule: Rule, average: Tensor) -> Tensor:
-        """The server's optimizer, with the way from the average to the model as its gradient; buffers are averaged."""
-        gradient = me.model - average
-        trained = me.layout.where(role=("trainable", "personal"))
-        start = torch.where(trained, me.model, average)
-        memory = me.state.get("server") or me.trainer.memory(start, me.key("server"), rule)
-        model, me.state["server"] = me.trainer.advance(start, gradient, memory, me.round + 1, rule=rule)
-        return model
+
+def server_step(me: Learner, rule: Rule, average: Tensor) -> Tensor:
+    """The server's optimizer, with the way from the average to the model as its gradient; buffers are averaged."""
+    gradient = me.model - average
+    trained = me.layout.where(role=("trainable", "personal"))
+    start = torch.where(trained, me.model, average)
+    memory = me.state.get("server") or me.trainer.memory(start, me.key("server"), rule)
+    model, me.state["server"] = me.trainer.advance(start, gradient, memory, me.round + 1, rule=rule)
+    return model

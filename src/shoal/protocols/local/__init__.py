@@ -1,0 +1,5 @@
+"""Local updates: many steps at home for each message."""
+
+from shoal.protocols.local.local_sgd import LocalSGD
+
+__all__ = ["LocalSGD"]
