@@ -43,6 +43,11 @@ PROTOCOLS: Table = {
         "many local steps, then an outer Nesterov step along their mean (DiLoCo)",
         ("steps", "outer_lr", "outer_momentum"),
     ),
+    "async-local-sgd": Entry(
+        "shoal.protocols:AsyncLocalSGD",
+        "local SGD in which nobody waits: delayed Nesterov, and steps by speed",
+        ("steps", "outer_lr", "outer_momentum"),
+    ),
     "isolated": Entry("shoal.protocols:Isolated", "everybody alone: the floor", ("steps",)),
     "centralised": Entry("shoal.protocols:Centralised", "all data on one machine: the oracle", ("steps",)),
 }
