@@ -48,6 +48,19 @@ PROTOCOLS: Table = {
         "local SGD in which nobody waits: delayed Nesterov, and steps by speed",
         ("steps", "outer_lr", "outer_momentum"),
     ),
+    "proxskip-vip": Entry(
+        "shoal.protocols:ProxSkipVIP", "local steps with control variates, for games too", ("gamma", "p", "estimator")
+    ),
+    "masha1": Entry(
+        "shoal.protocols:MASHA1", "compressed extragradient for games, with unbiased codecs", ("gamma", "tau")
+    ),
+    "masha2": Entry(
+        "shoal.protocols:MASHA2", "compressed extragradient for games, with error feedback", ("gamma", "tau")
+    ),
+    "extragradient": Entry("shoal.protocols:Extragradient", "two gradients a step, for games", ("gamma",)),
+    "savic": Entry(
+        "shoal.protocols:SAVIC", "local SGD scaled by a diagonal that is renewed at averages", ("steps", "scaling")
+    ),
     "isolated": Entry("shoal.protocols:Isolated", "everybody alone: the floor", ("steps",)),
     "centralised": Entry("shoal.protocols:Centralised", "all data on one machine: the oracle", ("steps",)),
 }
@@ -59,6 +72,9 @@ TASKS: Table = {
     "text": Entry("shoal.simulation.tasks:text", "next character of a text", ("path",)),
     "quadratic": Entry(
         "shoal.simulation.tasks:quadratic", "quadratic with a known optimum", ("dimension", "condition")
+    ),
+    "game": Entry(
+        "shoal.simulation.tasks:game", "quadratic game of two players with a known saddle point", ("dimension",)
     ),
     "logistic-regression": Entry(
         "shoal.simulation.tasks:logistic_regression",

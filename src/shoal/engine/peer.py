@@ -293,6 +293,10 @@ class Peer:
         """
         return Rounds(self, self._world.rounds if count is None else count)
 
+    async def commit(self) -> None:
+        """Keep the state as it is now, atomically: for peers that answer others and count no rounds of their own."""
+        await self._world.commit(self)
+
     # -- called by the world ---------------------------------------------------------------------------------
 
     def _is_lost(self, other: int) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shoal.engine.compute import Job, Kernel, first_line
 from shoal.engine.errors import ShoalError
 from shoal.learning.batches import Shard, batches, stream
+from shoal.learning.curvature import Curvature
 from shoal.learning.kernels import (
     BatchedGradient,
     BatchedTraining,
@@ -168,6 +169,11 @@ class Trainer:
             return BatchedGradient(problem, batch * sample_bytes(shard.data), path.why, self.device)
 
         return self._kernel(("gradient", objective, batch, _shapes(extras)), make)
+
+    def curvature(self, shard: Shard) -> Kernel:
+        """The kernel for estimates of the Hessian's diagonal."""
+        _, problem = self.path(Supervised(self.task.loss), shard)
+        return self._kernel("curvature", lambda: Curvature(problem, "second derivatives are taken one by one"))
 
     def evaluation(self) -> Kernel:
         """The kernel for evaluations."""

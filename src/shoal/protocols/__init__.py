@@ -1,18 +1,23 @@
 """Protocols: what one peer does, each a coroutine that runs in any world."""
 
 from shoal.protocols.centralised import Centralised
+from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient
 from shoal.protocols.federated import FedAvg, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
-from shoal.protocols.local import AsyncLocalSGD, LocalSGD
+from shoal.protocols.local import SAVIC, AsyncLocalSGD, LocalSGD, ProxSkipVIP
 from shoal.protocols.needs import Needs
 from shoal.protocols.synchronous import SynchronousSGD
 
 __all__ = [
     "DSGD",
+    "MASHA1",
+    "MASHA2",
+    "SAVIC",
     "AsyncLocalSGD",
     "Centralised",
     "DecAvg",
+    "Extragradient",
     "FedAvg",
     "Gossip",
     "Isolated",
@@ -20,6 +25,7 @@ __all__ = [
     "Needs",
     "Pairwise",
     "ParallelSGD",
+    "ProxSkipVIP",
     "SynchronousSGD",
     "VarianceCorrected",
 ]

@@ -82,7 +82,7 @@ class Parts:
     def _named_task(self) -> Task:
         spec = names.parse("task", self.settings.task)
         more: dict[str, Any] = {"model": self.settings.model} if self.settings.model else {}
-        if spec.name == "quadratic":
+        if spec.name in ("quadratic", "game"):
             more["peers"] = self.settings.peers
         task: Task = build("task", self.settings.task, **more)
         return task

@@ -142,6 +142,7 @@ class _Experiment:
         )
         self.byzantine = sorted(parts.adversary.peers) if parts.adversary is not None else []
         self.counters = [parts.server] if parts.server is not None else list(range(parts.holders))
+        self._counting = frozenset(self.counters)
         self.honest = [i for i in self.counters if i not in self.byzantine]
         self.watched = self._watched(self.honest)
         self.probe = Probe(
@@ -227,6 +228,8 @@ class _Experiment:
         return sorted(sorted(honest, key=lambda i: (hash01(own, i), i))[:most])
 
     def _committed(self, peer: Learner) -> None:
+        if peer.id not in self._counting:  # it answers those who count rounds
+            return
         self._done += 1
         self._reached = max(self._reached, int(peer.state["round"]))
         self.probe.committed(peer)

@@ -11,6 +11,7 @@ from torch import nn
 from shoal import names
 from shoal.learning import data as loaders
 from shoal.learning.data import Dataset
+from shoal.learning.games import quadratic_game
 from shoal.learning.task import Task
 from shoal.simulation.given import build, check_arguments
 
@@ -44,6 +45,13 @@ def quadratic(model: str | None = None, **options: Any) -> Task:
     dataset = loaders.quadratic(**options)
     build: Callable[[], nn.Module] = partial(loaders.Point, dataset.train.inputs.shape[1])
     return Task("quadratic", build, dataset, loaders.quadratic_loss, metrics={})
+
+
+def game(model: str | None = None, **options: Any) -> Task:
+    """A game of two players with a known saddle point; the model is a pair of points."""
+    _no_model("game", model)
+    check_arguments("task: game", quadratic_game, options)
+    return quadratic_game(**options)
 
 
 def logistic_regression(model: str | None = None, **options: Any) -> Task:

@@ -1,0 +1,6 @@
+"""Methods of which compression is a part, rather than something that any codec adds."""
+
+from shoal.protocols.compressed.extragradient import Extragradient
+from shoal.protocols.compressed.masha import MASHA1, MASHA2
+
+__all__ = ["MASHA1", "MASHA2", "Extragradient"]
