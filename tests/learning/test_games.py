@@ -83,7 +83,9 @@ def test_descent_ascent_on_a_game_by_any_protocol_is_the_restatements() -> None:
 
 
 def test_the_named_game_reports_its_distance_to_the_saddle_point() -> None:
-    run = simulate("parallel-sgd", task="game:4,coupling=0.1,smallest=0.5", peers=3, partition="contiguous", lr=0.5, rounds=60)
+    run = simulate(
+        "parallel-sgd", task="game:4,coupling=0.1,smallest=0.5", peers=3, partition="contiguous", lr=0.5, rounds=60
+    )
     assert run.curve("distance")[0, 1] == pytest.approx(1.0, rel=1e-5)
     assert run.final("distance") < 1e-6
 

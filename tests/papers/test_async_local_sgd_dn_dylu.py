@@ -20,7 +20,12 @@ def test_all_methods_take_about_equally_many_local_steps() -> None:
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "holds"),
-    [([10.0], [21.0], True), ([10.0], [19.0], False), ([10.0, 11.0], [30.0, 20.0], False), ([math.inf],) * 2 + (False,)],
+    [
+        ([10.0], [21.0], True),
+        ([10.0], [19.0], False),
+        ([10.0, 11.0], [30.0, 20.0], False),
+        ([math.inf],) * 2 + (False,),
+    ],
 )
 def test_half_of_the_time_is_needed_in_every_seed(ours: list[float], theirs: list[float], holds: bool) -> None:
     assert paper.faster({"DN and DyLU": ours, "synchronous": theirs}, 0.5).holds is holds

@@ -74,7 +74,9 @@ def test_with_the_whole_operator_rounds_are_the_restatements(p: float) -> None:
 def drawn(learner: Learner, key: int | None, position: int) -> Any:
     """Places of a batch of 2 in the learner's shard: of a key, or of the stream."""
     schedule = stream(learner._stream if key is None else key, SAMPLES, 2, 1, position)
-    rows = Shard(type(TASK.dataset.train)(torch.arange(SAMPLES).float()[:, None], torch.arange(SAMPLES)), torch.arange(SAMPLES))
+    rows = Shard(
+        type(TASK.dataset.train)(torch.arange(SAMPLES).float()[:, None], torch.arange(SAMPLES)), torch.arange(SAMPLES)
+    )
     _, places, _ = next(batches([schedule], [rows], [1]))
     return places[0].numpy()
 
@@ -138,7 +140,12 @@ def test_the_common_coin_has_the_chance_it_should_have(p: float) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"gamma": 0.0}, "gamma: got 0.0"), ({"p": 0.0}, "p: got 0.0"), ({"q": 1.5}, "q: got"), ({"estimator": "adam"}, "estimator: got 'adam'")],
+    [
+        ({"gamma": 0.0}, "gamma: got 0.0"),
+        ({"p": 0.0}, "p: got 0.0"),
+        ({"q": 1.5}, "q: got"),
+        ({"estimator": "adam"}, "estimator: got 'adam'"),
+    ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal import Run
+from shoal import Run, simulate
 from shoal.learning import Task
 from shoal.learning.data import Data, Dataset, quadratic_loss
 from shoal.learning.data.synthetic import Point
@@ -28,9 +28,15 @@ def served(run: Run) -> Tensor:
     return model
 
 
-def found(protocol: Any, rounds: int, **settings: Any) -> Tensor:
+def play(protocol: Any, task: Task, pieces: Any, rounds: int) -> Run:
+    """A run over ideal links without an optimizer; batches are whole shards."""
+    options: dict[str, Any] = {"network": "ideal", "seed": 3, "workers": 1, "batch": 0, "peers": len(pieces[1])}
+    return simulate(protocol, task=task, partition=pieces, rounds=rounds, **options)
+
+
+def found(protocol: Any, rounds: int) -> Tensor:
     task = runs.regression()
-    return served(runs.run(protocol, task, runs.partition(task, SIZES), None, rounds=rounds, batch=0, **settings))
+    return served(play(protocol, task, runs.partition(task, SIZES), rounds))
 
 
 @pytest.mark.parametrize("where", ["global", "local"])
@@ -77,7 +83,7 @@ def bowl() -> tuple[Task, Tensor]:
 def test_oasis_without_memory_lands_on_the_minimum_of_a_diagonal_quadratic_in_one_step(where: str) -> None:
     task, minimum = bowl()
     pieces = (task.dataset.train, [torch.arange(2 * i, 2 * i + 2) for i in range(4)])
-    run = runs.run(SAVIC(1, "oasis", 1.0, 0.0, 1e-8, where), task, pieces, None, rounds=1, batch=0)
+    run = play(SAVIC(1, "oasis", 1.0, 0.0, 1e-8, where), task, pieces, 1)
     torch.testing.assert_close(served(run), minimum, rtol=1e-12, atol=1e-12)
     plain = served(runs.run(LocalSGD(1, 1.0, 0.0), task, pieces, SGD.rule(1.9), rounds=100, batch=0))
     assert (plain - minimum).norm() > 0.1 * minimum.norm()
@@ -86,10 +92,7 @@ def test_oasis_without_memory_lands_on_the_minimum_of_a_diagonal_quadratic_in_on
 def test_global_scaling_sends_as_many_numbers_again() -> None:
     task = runs.regression()
     pieces = runs.partition(task, SIZES)
-    channels = [
-        runs.run(SAVIC(2, where=where), task, pieces, None, rounds=3, batch=0).info["bytes"]["channels"]
-        for where in ("global", "local")
-    ]
+    channels = [play(SAVIC(2, where=where), task, pieces, 3).info["bytes"]["channels"] for where in ("global", "local")]
     assert channels[0]["estimate"]["messages"] == channels[0]["train"]["messages"] == 2 * 3 * 3
     assert "estimate" not in channels[1]
 
@@ -101,7 +104,8 @@ def test_the_first_renewal_takes_the_estimate_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"gamma": 0.0}, {"alpha": 0.0}, {"beta": 1.0}, {"scaling": "lion"}, {"where": "nowhere"}, {"steps": -1}]
+    "settings",
+    [{"gamma": 0.0}, {"alpha": 0.0}, {"beta": 1.0}, {"scaling": "lion"}, {"where": "nowhere"}, {"steps": -1}],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(settings))}: got"):
