@@ -22,6 +22,9 @@ CODECS: Table = {
     "randk": Entry("shoal.compression:RandK", "numbers at random places, enlarged: right on average", ("density",)),
     "randk-plain": Entry("shoal.compression:PlainRandK", "the same, not enlarged; as ef+randk-plain", ("density",)),
     "powersgd": Entry("shoal.compression:PowerSGD", "matrices by two thin ones; as ef+powersgd", ("rank",)),
+    "fedzip": Entry(
+        "shoal.compression:FedZip", "the largest entries as three values a layer, losslessly coded", ("keep",)
+    ),
 }
 
 CODEC_WRAPPERS: Mapping[str, Entry] = {

@@ -8,6 +8,7 @@ from shoal.compression import (
     QSGD,
     Codec,
     ErrorFeedback,
+    FedZip,
     Identity,
     Int8,
     PlainRandK,
@@ -40,6 +41,9 @@ CODECS: dict[str, Codec] = {
     "ef+randk-plain": ErrorFeedback(PlainRandK(0.05)),
     "powersgd": PowerSGD(),
     "ef+powersgd": ErrorFeedback(PowerSGD(1)),
+    "fedzip": FedZip(),
+    "fedzip, few and with zero": FedZip(0.02, iterations=2, zero=True),
+    "ef+fedzip": ErrorFeedback(FedZip(0.05)),
 }
 
 LAYOUTS: dict[str, Layout] = {

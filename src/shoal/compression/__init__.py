@@ -3,6 +3,7 @@
 from shoal.compression.cast import BF16, FP16
 from shoal.compression.codec import USES, Codec, Memory, Use
 from shoal.compression.error_feedback import ErrorFeedback
+from shoal.compression.fedzip import FedZip
 from shoal.compression.identity import Identity
 from shoal.compression.int8 import Int8, StochasticInt8
 from shoal.compression.measure import Measured, entropy_bits, measure
@@ -19,6 +20,7 @@ __all__ = [
     "USES",
     "Codec",
     "ErrorFeedback",
+    "FedZip",
     "Identity",
     "Int8",
     "Measured",
