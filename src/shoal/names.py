@@ -61,6 +61,9 @@ PROTOCOLS: Table = {
     "savic": Entry(
         "shoal.protocols:SAVIC", "local SGD scaled by a diagonal that is renewed at averages", ("steps", "scaling")
     ),
+    "one-byte": Entry(
+        "shoal.protocols:OneByte", "slopes along shared random directions, a byte each", ("samples", "lr", "eps")
+    ),
     "isolated": Entry("shoal.protocols:Isolated", "everybody alone: the floor", ("steps",)),
     "centralised": Entry("shoal.protocols:Centralised", "all data on one machine: the oracle", ("steps",)),
 }

@@ -236,6 +236,40 @@ class BatchedGradient:
             job.result = (vector, value)
 
 
+class BatchedLoss:
+    """Losses of stacked models, several of each peer on one batch."""
+
+    path = "batched"
+
+    def __init__(self, problem: Problem, batch_bytes: int, why: str, device: torch.device) -> None:
+        self.name = "loss"
+        self.why = why
+        self._problem = problem
+        self._traced = problem.traced_losses
+        self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
+
+    def chunks(self, jobs: list[Job]) -> list[list[Job]]:
+        """Cut; a job's `vector` is a stack [k, d] itself."""
+        most = max(len(job.inputs.vector) for job in jobs)
+        return cut(jobs, max(1, self._largest // most))
+
+    def run(self, chunk: list[Job]) -> None:
+        """Set each result to its models' losses [k]."""
+        given: list[GradientInputs] = [job.inputs for job in chunk]
+        rows: list[GradientInputs] = pad([replace(row, vector=vector) for row in given for vector in row.vector])
+        trained, fixed = self._problem.split(torch.stack([row.vector for row in rows]))
+        inputs, targets, weights = (
+            torch.stack([getattr(row, name) for row in rows]) for name in ("inputs", "targets", "weights")
+        )
+        keys = torch.tensor([row.key for row in rows], device=inputs.device)
+        extras = [torch.stack(column) for column in zip(*(row.extras for row in rows), strict=True)]
+        losses = self._traced(trained, fixed, inputs, targets, weights, keys, extras)
+        start = 0
+        for job in chunk:
+            job.result = losses[start : start + len(job.inputs.vector)].clone()
+            start += len(job.inputs.vector)
+
+
 @dataclass(eq=False)
 class OneByOne:
     """Runs jobs singly, each thread with a module of its own."""
@@ -402,6 +436,26 @@ class SingleGradient(OneByOne):
                 if g is not None:
                     views[name].copy_(g)
             job.result = (result, float(loss.detach()))
+
+
+class SingleLoss(OneByOne):
+    """Losses one by one."""
+
+    def __init__(self, problem: Problem, why: str) -> None:
+        super().__init__(problem, why)
+        self.name = "loss"
+
+    def run(self, chunk: list[Job]) -> None:
+        """Set the result to the losses [k] of a stack [k, d]."""
+        for job in chunk:
+            row: GradientInputs = job.inputs
+            key = torch.tensor(row.key)
+            job.result = torch.stack(
+                [
+                    self.loss(self.module(vector), row.inputs, row.targets, row.weights, key, row.extras)
+                    for vector in row.vector
+                ]
+            )
 
 
 class Evaluation(OneByOne):

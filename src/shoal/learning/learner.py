@@ -231,17 +231,63 @@ class Learner(Peer):
             objective, extras: as of `train`.
         """
         start = self.model if at is None else self._check_form("at", at)
+        inputs, shard, seconds = self._on_batch(start, batch, size, data, "gradient", extras)
+        kernel = self.trainer.gradient(shard, inputs.inputs.shape[0], objective, inputs.extras)
+        result: Tensor = (await self._world.perform(self, Job(kernel, inputs), seconds))[0]
+        self._check(result)
+        return result
+
+    async def loss(
+        self,
+        *,
+        at: Tensor | None = None,
+        batch: int | None = None,
+        size: int | None = -1,
+        data: Data | Shard | None = None,
+        objective: Objective | None = None,
+        extras: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """The mean loss on one batch, of one model or of several: forward passes, a third of a step's time each.
+
+        Args:
+            at: a model [d], or several [k, d], which see the same batch and the same draws; default: the model.
+            batch, size, data, objective, extras: as of `gradient`.
+
+        Returns:
+            A scalar, or [k].
+
+        Raises:
+            NonFinite: a loss is NaN or infinite.
+        """
+        given = self.model if at is None else at
+        models = given if given.ndim == 2 else given[None]
+        if len(models) == 0:
+            raise ValueError("at: got no model; at least one is needed")
+        self._check_form("at", models[0])
+        inputs, shard, seconds = self._on_batch(models, batch, size, data, "loss", extras)
+        kernel = self.trainer.loss(shard, inputs.inputs.shape[0], objective, inputs.extras)
+        result: Tensor = await self._world.perform(self, Job(kernel, inputs), seconds * len(models) / 3.0)
+        if not bool(torch.isfinite(result).all()):
+            raise NonFinite(f"a loss of peer {self.id} became NaN or infinite in round {self._round}")
+        return result if given.ndim == 2 else result[0]
+
+    def _on_batch(
+        self,
+        vector: Tensor,
+        batch: int | None,
+        size: int | None,
+        data: Data | Shard | None,
+        purpose: str,
+        extras: Sequence[Tensor],
+    ) -> tuple[GradientInputs, Shard, float]:
+        """A request on one batch, the shard it is of, and the seconds of a step."""
         shard = self._shard(data)
         rows = self.trainer.batch if size == -1 else size
         count = self._steps_ever() + int(self.state.get("position", 0))  # so that no two batches share their draws
-        key = self.key("gradient", count) if batch is None else batch
+        key = self.key(purpose, count) if batch is None else batch
         inputs, targets, weights = self._batch(shard, rows, batch)
-        kernel = self.trainer.gradient(shard, inputs.shape[0], objective, tuple(extras))
-        job = Job(kernel, GradientInputs(start, inputs, targets, weights, key, tuple(extras)))
         seconds = self.device.step_seconds(count) * self._world.slowness(self.id)
-        result: Tensor = (await self._world.perform(self, job, seconds))[0]
-        self._check(result)
-        return result
+        return GradientInputs(vector, inputs, targets, weights, key, tuple(extras)), shard, seconds
 
     async def curvature(self, *, at: Tensor | None = None, size: int | None = -1) -> Tensor:
         """An estimate [d] of the diagonal of the loss's Hessian on the next batch of the stream: v * (Hessian v).

@@ -79,6 +79,11 @@ class Problem:
         """`gradients`, recorded once for all kernels that need them."""
         return Traced(self.gradients)
 
+    @cached_property
+    def traced_losses(self) -> Traced:
+        """`losses`, recorded once."""
+        return Traced(self.losses)
+
     def split(self, vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Views (trained, fixed) of a vector [..., d] by name."""
         parts = self.layout.unflatten(vector)
@@ -107,6 +112,10 @@ class Problem:
         else:
             losses = self.objective(net, inputs, targets, *extras)
         return weighted(losses, weights)
+
+    def losses(self, trained: dict[str, Tensor], fixed: dict[str, Tensor], *rest: Any) -> Tensor:
+        """Losses [n] of stacked rows; arguments as of `gradients`."""
+        return torch.func.vmap(self.loss)(trained, fixed, *rest)
 
     def gradients(
         self, trained: dict[str, Tensor], fixed: dict[str, Tensor], *rest: Any

@@ -16,11 +16,13 @@ from shoal.learning.batches import Shard, batches, stream
 from shoal.learning.curvature import Curvature
 from shoal.learning.kernels import (
     BatchedGradient,
+    BatchedLoss,
     BatchedTraining,
     Evaluation,
     GradientInputs,
     OptimizerFactory,
     SingleGradient,
+    SingleLoss,
     SingleTraining,
     sample_bytes,
 )
@@ -174,6 +176,18 @@ class Trainer:
         """The kernel for estimates of the Hessian's diagonal."""
         _, problem = self.path(Supervised(self.task.loss), shard)
         return self._kernel("curvature", lambda: Curvature(problem, "second derivatives are taken one by one"))
+
+    def loss(self, shard: Shard, batch: int, objective: Objective | None, extras: tuple[Tensor, ...]) -> Kernel:
+        """The kernel for losses of one kind: forward passes only."""
+        objective = objective or Supervised(self.task.loss)
+        path, problem = self.path(objective, shard, extras)
+
+        def make() -> Kernel:
+            if not path.batched:
+                return SingleLoss(problem, path.why)
+            return BatchedLoss(problem, batch * sample_bytes(shard.data), path.why, self.device)
+
+        return self._kernel(("loss", objective, batch, _shapes(extras)), make)
 
     def evaluation(self) -> Kernel:
         """The kernel for evaluations."""

@@ -1,7 +1,7 @@
 """Protocols: what one peer does, each a coroutine that runs in any world."""
 
 from shoal.protocols.centralised import Centralised
-from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient
+from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient, OneByte
 from shoal.protocols.federated import FedAvg, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
@@ -23,6 +23,7 @@ __all__ = [
     "Isolated",
     "LocalSGD",
     "Needs",
+    "OneByte",
     "Pairwise",
     "ParallelSGD",
     "ProxSkipVIP",

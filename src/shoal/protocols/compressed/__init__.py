@@ -2,5 +2,6 @@
 
 from shoal.protocols.compressed.extragradient import Extragradient
 from shoal.protocols.compressed.masha import MASHA1, MASHA2
+from shoal.protocols.compressed.one_byte import OneByte
 
-__all__ = ["MASHA1", "MASHA2", "Extragradient"]
+__all__ = ["MASHA1", "MASHA2", "Extragradient", "OneByte"]
