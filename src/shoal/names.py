@@ -29,6 +29,9 @@ PROTOCOLS: Table = {
     "fedavg": Entry(
         "shoal.protocols:FedAvg", "a server averages the models of sampled clients", ("fraction", "epochs")
     ),
+    "fedvote": Entry(
+        "shoal.protocols:FedVote", "clients vote on binary or ternary weights", ("fraction", "steps", "kind")
+    ),
     "decavg": Entry(
         "shoal.protocols:DecAvg", "averaging by amount of data, then local steps; peers may be relays", ("steps",)
     ),

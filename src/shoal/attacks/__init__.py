@@ -32,8 +32,13 @@ def none() -> tuple[float, Attack | None]:
 
 
 def sign_flip(share: float = 0.2, scale: float = 1.0) -> tuple[float, Attack]:
-    """Send -scale times what the protocol would send."""
-    return _share(share), lambda payload, occasion: on_tensors(lambda x: x * -scale, payload)
+    """Send -scale times what the protocol would send; of what is packed and knows its opposite (votes), that."""
+
+    def attack(payload: Any, occasion: Occasion) -> Any:
+        negated: Callable[[], Any] | None = getattr(payload, "negated", None)
+        return on_tensors(lambda x: x * -scale, payload) if negated is None else negated()
+
+    return _share(share), attack
 
 
 def noise(share: float = 0.2, scale: float = 1.0) -> tuple[float, Attack]:

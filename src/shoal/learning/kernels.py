@@ -19,7 +19,7 @@ from shoal.engine.traced import Traced
 from shoal.learning.batches import Schedule, Shard, batches
 from shoal.learning.data import Data
 from shoal.learning.keyed import KeyedRandomness
-from shoal.learning.objective import Net, Problem, apart, weighted
+from shoal.learning.objective import Net, Problem, apart, called, weighted
 from shoal.learning.task import Task
 from shoal.optim import Rule
 from shoal.tensors.finite import remember_finite
@@ -308,7 +308,7 @@ class OneByOne:
         real = weights != 0
         if not bool(real.all()):
             inputs, targets, weights = inputs[real], targets[real], weights[real]
-        net = Net(module, {name: p for name, p in module.named_parameters() if p.requires_grad})
+        net = Net(partial(called, module), {name: p for name, p in module.named_parameters() if p.requires_grad})
         with contextlib.ExitStack() as stack:
             if self.problem.keyed:
                 stack.enter_context(KeyedRandomness(key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,17 +22,22 @@ TRAINED = ("trainable", "personal")
 class Net:
     """The model as an objective sees it: call it on inputs; `parameters` has its trained tensors by name."""
 
-    def __init__(self, call: Callable[[Tensor], Any], parameters: dict[str, Tensor]) -> None:
+    def __init__(self, call: Callable[..., Any], parameters: dict[str, Tensor]) -> None:
         self._call = call
         self.parameters = parameters
 
-    def __call__(self, inputs: Tensor) -> Any:
-        """The module's output."""
-        return self._call(inputs)
+    def __call__(self, inputs: Tensor, values: Mapping[str, Tensor] | None = None) -> Any:
+        """The module's output; with `values` by name in the place of some parameters, e.g. functions of them."""
+        return self._call(inputs) if values is None else self._call(inputs, values)
 
     def vector(self) -> Tensor:
         """The trained parameters as one flat vector, in the layout's order."""
         return torch.cat([p.flatten() for p in self.parameters.values()])
+
+
+def called(module: nn.Module, inputs: Tensor, values: Mapping[str, Tensor] | None = None) -> Any:
+    """A module's output, with some parameters replaced: how a `Net` calls a module that stands alone."""
+    return module(inputs) if values is None else torch.func.functional_call(module, dict(values), (inputs,))
 
 
 Objective = Callable[..., Tensor]
@@ -102,8 +107,8 @@ class Problem:
     ) -> Tensor:
         """Weighted loss of one row; a pure function of its arguments."""
 
-        def call(x: Tensor) -> Any:
-            return torch.func.functional_call(self.module, {**trained, **fixed}, (x,))
+        def call(x: Tensor, values: Mapping[str, Tensor] | None = None) -> Any:
+            return torch.func.functional_call(self.module, {**trained, **fixed, **(values or {})}, (x,))
 
         net = Net(call, trained)
         if self.keyed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from shoal.learning.kernels import (
     sample_bytes,
 )
 from shoal.learning.keyed import KeyedRandomness
-from shoal.learning.objective import Net, Objective, Problem, Supervised
+from shoal.learning.objective import Net, Objective, Problem, Supervised, called
 from shoal.learning.task import Task
 from shoal.optim import Rule
 from shoal.tensors.layout import Layout, flatten_module
@@ -265,7 +266,7 @@ class Trainer:
         attributes, buffers = _attributes(module), {name: b.clone() for name, b in module.named_buffers()}
         generator, mode = torch.get_rng_state(), KeyedRandomness(torch.tensor(0))
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            net = Net(module, {name: p for name, p in module.named_parameters() if p.requires_grad})
+            net = Net(partial(called, module), {name: p for name, p in module.named_parameters() if p.requires_grad})
             with mode:
                 objective(net, row.inputs, row.targets, *row.extras)
             seeded = not torch.equal(generator, torch.get_rng_state())

@@ -2,7 +2,7 @@
 
 from shoal.protocols.centralised import Centralised
 from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient, OneByte
-from shoal.protocols.federated import FedAvg, ParallelSGD
+from shoal.protocols.federated import FedAvg, FedVote, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
 from shoal.protocols.local import SAVIC, AsyncLocalSGD, LocalSGD, ProxSkipVIP
@@ -19,6 +19,7 @@ __all__ = [
     "DecAvg",
     "Extragradient",
     "FedAvg",
+    "FedVote",
     "Gossip",
     "Isolated",
     "LocalSGD",
