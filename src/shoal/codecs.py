@@ -25,6 +25,9 @@ CODECS: Table = {
     "fedzip": Entry(
         "shoal.compression:FedZip", "the largest entries as three values a layer, losslessly coded", ("keep",)
     ),
+    "rqm": Entry(
+        "shoal.compression:RQM", "private: rounded to levels of which some are left out at random", ("clip", "delta")
+    ),
 }
 
 CODEC_WRAPPERS: Mapping[str, Entry] = {

@@ -6,6 +6,7 @@ from shoal.compression import (
     BF16,
     FP16,
     QSGD,
+    RQM,
     Codec,
     ErrorFeedback,
     FedZip,
@@ -44,7 +45,12 @@ CODECS: dict[str, Codec] = {
     "fedzip": FedZip(),
     "fedzip, few and with zero": FedZip(0.02, iterations=2, zero=True),
     "ef+fedzip": ErrorFeedback(FedZip(0.05)),
+    "rqm": RQM(6.0),
+    "rqm, five levels": RQM(6.0, 2.0, levels=5, q=0.7),
 }
+
+NOISY = {"rqm", "rqm, five levels"}
+"""Codecs whose noise is what they are for: zeros are not sent as zeros."""
 
 LAYOUTS: dict[str, Layout] = {
     "network": Layout.from_shapes({"0.weight": (17, 13), "0.bias": (17,), "2.weight": (5, 17), "2.bias": (5,)}),

@@ -10,6 +10,7 @@ from shoal.compression.measure import Measured, entropy_bits, measure
 from shoal.compression.powersgd import PowerSGD
 from shoal.compression.qsgd import QSGD
 from shoal.compression.rand_k import PlainRandK, RandK
+from shoal.compression.rqm import RQM
 from shoal.compression.sign import Sign
 from shoal.compression.top_k import TopK
 
@@ -17,6 +18,7 @@ __all__ = [
     "BF16",
     "FP16",
     "QSGD",
+    "RQM",
     "USES",
     "Codec",
     "ErrorFeedback",
