@@ -45,8 +45,8 @@ class PBM:
 
     def values(self) -> Array:
         """What each number of heads is decoded to [t + 1]."""
-        found: Array = self.clip * (np.arange(self.trials + 1) - self.trials / 2.0) / (self.trials * self.theta)
-        return found
+        heads = np.arange(self.trials + 1, dtype=np.float64)
+        return (heads - self.trials / 2.0) * (self.clip / (self.trials * self.theta))
 
     def pmf(self, x: float) -> Array:
         """Pr(z) [t + 1] for an input in [-c, c].
