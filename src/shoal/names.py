@@ -67,6 +67,9 @@ PROTOCOLS: Table = {
     "one-byte": Entry(
         "shoal.protocols:OneByte", "slopes along shared random directions, a byte each", ("samples", "lr", "eps")
     ),
+    "terngrad": Entry(
+        "shoal.protocols:TernGrad", "gradients in three levels up, their whole-number sum down", ("clip",)
+    ),
     "isolated": Entry("shoal.protocols:Isolated", "everybody alone: the floor", ("steps",)),
     "centralised": Entry("shoal.protocols:Centralised", "all data on one machine: the oracle", ("steps",)),
 }

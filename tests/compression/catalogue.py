@@ -17,6 +17,7 @@ from shoal.compression import (
     RandK,
     Sign,
     StochasticInt8,
+    Ternary,
     TopK,
 )
 from shoal.tensors import Layout
@@ -26,6 +27,9 @@ CODECS: dict[str, Codec] = {
     "fp16": FP16(),
     "bf16": BF16(),
     "ef+bf16": ErrorFeedback(BF16()),
+    "ternary": Ternary(),
+    "ternary, not clipped": Ternary(clip=None),
+    "ef+ternary": ErrorFeedback(Ternary()),
     "ef+fp16, decay": ErrorFeedback(FP16(), decay=0.5),
     "int8": Int8(),
     "int8, small blocks": Int8(block=7),

@@ -12,6 +12,7 @@ from shoal.compression.qsgd import QSGD
 from shoal.compression.rand_k import PlainRandK, RandK
 from shoal.compression.rqm import RQM
 from shoal.compression.sign import Sign
+from shoal.compression.ternary import Ternary
 from shoal.compression.top_k import TopK
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "RandK",
     "Sign",
     "StochasticInt8",
+    "Ternary",
     "TopK",
     "Use",
     "entropy_bits",

@@ -256,7 +256,7 @@ class BatchedLoss:
     def run(self, chunk: list[Job]) -> None:
         """Set each result to its models' losses [k]."""
         given: list[GradientInputs] = [job.inputs for job in chunk]
-        rows: list[GradientInputs] = pad([replace(row, vector=vector) for row in given for vector in row.vector])
+        rows: list[GradientInputs] = filled([replace(row, vector=vector) for row in given for vector in row.vector])
         trained, fixed = self._problem.split(torch.stack([row.vector for row in rows]))
         inputs, targets, weights = (
             torch.stack([getattr(row, name) for row in rows]) for name in ("inputs", "targets", "weights")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from shoal.tensors.payload import Content
 from shoal.tensors.random import key as keyed
 
 Weights = Mapping[int, float]
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -365,9 +366,25 @@ class Learner(Peer):
     def unpack_all(self, payloads: Mapping[int, Content]) -> dict[int, Tensor]:
         """Peer -> vector [d], in the order of `payloads`; what is malformed is dropped, and logged."""
         good, bad = self.packer.unpack_all(payloads)
-        for peer, why in bad.items():
-            self._world.log("malformed payload dropped", self.id, sender=peer, why=why)
+        self._drop(bad)
         return good
+
+    def read_all(self, payloads: Mapping[int, Content], read: Callable[[Content], T]) -> dict[int, T]:
+        """Peer -> `read(payload)`, in the order of `payloads`; where that raises ValueError, the payload is malformed,
+        dropped and logged. For protocols with a format of their own.
+        """
+        good, bad = {}, {}
+        for peer, payload in payloads.items():
+            try:
+                good[peer] = read(payload)
+            except ValueError as error:
+                bad[peer] = str(error)
+        self._drop(bad)
+        return good
+
+    def _drop(self, malformed: Mapping[int, str]) -> None:
+        for peer, why in malformed.items():
+            self._world.log("malformed payload dropped", self.id, sender=peer, why=why)
 
     # -- averaging -------------------------------------------------------------------------------------------
 

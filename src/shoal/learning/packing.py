@@ -89,6 +89,14 @@ class Packer:
             return vector, None
         return self.layout.select(vector, role=CODED), vector[~self._coded]
 
+    def join(self, part: Tensor, vector: Tensor | None = None) -> Tensor:
+        """A vector [d] with this trained part; the rest is that of `vector`, or zeros."""
+        if self.whole:
+            return part
+        result = part.new_zeros(self.layout.size) if vector is None else vector.clone()
+        result[self._coded] = part
+        return result
+
     def unpack(self, payload: Content) -> Tensor:
         """A vector [d] from what came.
 

@@ -1,7 +1,7 @@
 """Protocols: what one peer does, each a coroutine that runs in any world."""
 
 from shoal.protocols.centralised import Centralised
-from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient, OneByte
+from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient, OneByte, TernGrad
 from shoal.protocols.federated import FedAvg, FedVote, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
@@ -29,5 +29,6 @@ __all__ = [
     "ParallelSGD",
     "ProxSkipVIP",
     "SynchronousSGD",
+    "TernGrad",
     "VarianceCorrected",
 ]

@@ -3,5 +3,6 @@
 from shoal.protocols.compressed.extragradient import Extragradient
 from shoal.protocols.compressed.masha import MASHA1, MASHA2
 from shoal.protocols.compressed.one_byte import OneByte
+from shoal.protocols.compressed.terngrad import TernGrad
 
-__all__ = ["MASHA1", "MASHA2", "Extragradient", "OneByte"]
+__all__ = ["MASHA1", "MASHA2", "Extragradient", "OneByte", "TernGrad"]
