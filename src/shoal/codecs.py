@@ -28,6 +28,7 @@ CODECS: Table = {
     "rqm": Entry(
         "shoal.compression:RQM", "private: rounded to levels of which some are left out at random", ("clip", "delta")
     ),
+    "dct": Entry("shoal.compression:DCT", "the strongest frequencies of each chunk of a layer", ("k", "chunk")),
     "ternary": Entry("shoal.compression:Ternary", "three levels and a scale a layer, 1.6 bits a number", ("clip",)),
 }
 

@@ -70,6 +70,15 @@ PROTOCOLS: Table = {
     "terngrad": Entry(
         "shoal.protocols:TernGrad", "gradients in three levels up, their whole-number sum down", ("clip",)
     ),
+    "distributed-lion": Entry(
+        "shoal.protocols:DistributedLion", "Lion by the workers' signs: their majority, or their average", ("lr",)
+    ),
+    "onebit-adam": Entry(
+        "shoal.protocols:OneBitAdam", "Adam, then a bit an entry of the momentum with error feedback", ("lr", "warmup")
+    ),
+    "demo": Entry(
+        "shoal.protocols:DeMo", "signs of the strongest frequencies of everybody's momentum", ("lr", "k", "decay")
+    ),
     "isolated": Entry("shoal.protocols:Isolated", "everybody alone: the floor", ("steps",)),
     "centralised": Entry("shoal.protocols:Centralised", "all data on one machine: the oracle", ("steps",)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal.compression import (
     BF16,
+    DCT,
     FP16,
     QSGD,
     RQM,
@@ -30,6 +31,9 @@ CODECS: dict[str, Codec] = {
     "ternary": Ternary(),
     "ternary, not clipped": Ternary(clip=None),
     "ef+ternary": ErrorFeedback(Ternary()),
+    "dct": DCT(),
+    "dct, 3 of 4 x 4 in float16": DCT(3, 4, "float16"),
+    "ef+dct": ErrorFeedback(DCT(2, 8)),
     "ef+fp16, decay": ErrorFeedback(FP16(), decay=0.5),
     "int8": Int8(),
     "int8, small blocks": Int8(block=7),

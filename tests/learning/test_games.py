@@ -108,5 +108,5 @@ def test_games_that_cannot_be_are_refused(settings: dict[str, float]) -> None:
 
 
 def test_an_enemy_without_bounds_is_refused() -> None:
-    with pytest.raises(ValueError, match="penalty: got 1.0"):
+    with pytest.raises(ValueError, match=r"penalty: got 1\.0"):
         games.robust_least_squares(penalty=1.0)

@@ -2,6 +2,7 @@
 
 from shoal.compression.cast import BF16, FP16
 from shoal.compression.codec import USES, Codec, Memory, Use
+from shoal.compression.dct import DCT
 from shoal.compression.error_feedback import ErrorFeedback
 from shoal.compression.fedzip import FedZip
 from shoal.compression.identity import Identity
@@ -17,6 +18,7 @@ from shoal.compression.top_k import TopK
 
 __all__ = [
     "BF16",
+    "DCT",
     "FP16",
     "QSGD",
     "RQM",

@@ -1,5 +1,5 @@
-"""Y. Youn, Z. Hu, J. Ziani, J. Abernethy, "Randomized Quantization is All You Need for Differential Privacy in Federated
-Learning", 2023 (arXiv 2306.11913).
+"""Y. Youn, Z. Hu, J. Ziani, J. Abernethy, "Randomized Quantization is All You Need for Differential Privacy in
+Federated Learning", 2023 (arXiv 2306.11913).
 
 Claimed: to leave out quantisation levels at random gives differential privacy without added noise, and a better
 trade-off of privacy and accuracy than the Poisson binomial mechanism (PBM) at the same bits.

@@ -1,7 +1,16 @@
 """Protocols: what one peer does, each a coroutine that runs in any world."""
 
 from shoal.protocols.centralised import Centralised
-from shoal.protocols.compressed import MASHA1, MASHA2, Extragradient, OneByte, TernGrad
+from shoal.protocols.compressed import (
+    MASHA1,
+    MASHA2,
+    DeMo,
+    DistributedLion,
+    Extragradient,
+    OneBitAdam,
+    OneByte,
+    TernGrad,
+)
 from shoal.protocols.federated import FedAvg, FedVote, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
@@ -16,7 +25,9 @@ __all__ = [
     "SAVIC",
     "AsyncLocalSGD",
     "Centralised",
+    "DeMo",
     "DecAvg",
+    "DistributedLion",
     "Extragradient",
     "FedAvg",
     "FedVote",
@@ -24,6 +35,7 @@ __all__ = [
     "Isolated",
     "LocalSGD",
     "Needs",
+    "OneBitAdam",
     "OneByte",
     "Pairwise",
     "ParallelSGD",

@@ -14,7 +14,7 @@ from shoal.aggregation import mean
 from shoal.engine import Crash, Device, Leave, Link, Restart
 from shoal.learning import Learner
 from shoal.optim import SGD
-from shoal.protocols import Needs, ParallelSGD, TernGrad
+from shoal.protocols import DistributedLion, Needs, OneBitAdam, ParallelSGD, TernGrad
 from shoal.protocols.compressed.replicas import Replicated
 from shoal.tensors.payload import Content
 
@@ -52,6 +52,9 @@ class Plain(Replicated):
 PROTOCOLS: dict[str, Replicated] = {
     "plain": Plain(),
     "terngrad": TernGrad(),
+    "distributed lion, majority": DistributedLion(0.01),
+    "distributed lion, average": DistributedLion(0.01, weight_decay=0.1, average=True),
+    "1-bit adam": OneBitAdam(0.01, warmup=3),
 }
 every = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 MOMENTUM = SGD.rule(0.1, momentum=0.9)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal import Run
-from shoal.learning import Learner
+from shoal import Run, simulate
+from shoal.learning import Learner, Task
+from shoal.learning.data import Data
 from shoal.optim import Rule
 
 from .. import runs
@@ -28,17 +29,22 @@ class Watched:
 
 
 def run(
-    protocol: Any, sizes: Sequence[int] = (6, 6, 6), *, rule: Rule | None = None, **settings: Any
+    protocol: Any,
+    sizes: Sequence[int] = (6, 6, 6),
+    *,
+    task: Task | None = None,
+    pieces: tuple[Data, list[Tensor]] | None = None,
+    rule: Rule | None = None,
+    **settings: Any,
 ) -> tuple[Run, dict[int, Learner]]:
-    """A run on the linear regression in float64, whole shards as batches, with a server as last peer; and its peers."""
-    task = runs.regression()
+    """A run on the linear regression in float64, whole shards as batches; and its peers, a server last."""
+    task = task or runs.regression()
+    pieces = pieces or runs.partition(task, sizes)
     watched = Watched(protocol)
     if protocol.needs.optimizer:
         settings["optimizer"] = rule or runs.SGD.rule(0.1)
-    from shoal import simulate
-
     defaults: dict[str, Any] = {"network": "ideal", "rounds": 1, "seed": 3, "workers": 1, "batch": 0}
-    defaults |= {"peers": len(sizes), "partition": runs.partition(task, sizes), "topology": "complete"}
+    defaults |= {"peers": len(pieces[1]), "partition": pieces, "topology": "complete"}
     found = simulate(watched, task=task, **{**defaults, **settings})
     return found, watched.peers
 
