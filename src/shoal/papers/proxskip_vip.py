@@ -26,6 +26,7 @@ analysis' step to a large part; criterion 4 is the fair one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ class Game:
 
     def p(self, gamma: float) -> float:
         """sqrt(gamma mu)."""
-        return min(1.0, (gamma * self.constants.monotonicity) ** 0.5)
+        return min(1.0, math.sqrt(gamma * self.constants.monotonicity))
 
 
 def claim(scale: str) -> Result:

@@ -94,7 +94,8 @@ class MASHA1:
     def half(self, me: Learner) -> Tensor:
         """z_half."""
         z, w, f = me.state["z"], me.state["w"], me.state["operator"]
-        return self.tau * z + (1.0 - self.tau) * w - self.gamma * f
+        half: Tensor = self.tau * z + (1.0 - self.tau) * w - self.gamma * f
+        return half
 
     # -- the server
 

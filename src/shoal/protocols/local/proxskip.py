@@ -6,8 +6,9 @@
 
 S. Zhang, S. Choudhury, S. U. Stich, N. Loizou, "Communication-Efficient Gradient Descent-Accent Methods for Distributed
 Variational Inequalities: Unified Analysis and Local Updates", 2023 (arXiv 2306.05100). On games
-(`shoal.learning.games`) g_i estimates the operator, on other tasks the gradient. gamma = 1 / (2 l), p = sqrt(gamma mu), for operators that are
-l-cocoercive and mu-strongly monotone; h_i goes to F_i(x*), and sum_i h_i stays 0 while all clients answer.
+(`shoal.learning.games`) g_i estimates the operator, on other tasks the gradient. gamma = 1 / (2 l), p = sqrt(gamma mu),
+for operators that are l-cocoercive and mu-strongly monotone; h_i goes to F_i(x*), and sum_i h_i stays 0 while all
+clients answer.
 
 All flips up to a mean are made from a key that everybody has, so that a round is one mean and a number of local steps
 with a geometric distribution. With p = 1 and the whole operator it is distributed gradient descent(-ascent).
@@ -50,7 +51,7 @@ async def loopless_svrg(me: Learner, x: Tensor, q: float) -> Tensor:
     if "reference" not in me.state:
         me.state["reference"], me.state["at reference"] = x, await me.gradient(at=x, size=None)
     batch = me.key("estimate", count)
-    g = await me.gradient(at=x, batch=batch) - await me.gradient(at=me.state["reference"], batch=batch)
+    g: Tensor = await me.gradient(at=x, batch=batch) - await me.gradient(at=me.state["reference"], batch=batch)
     g = g + me.state["at reference"]
     me.state["estimates"] = count + 1
     if me.rng("reference", count).random() < q:
