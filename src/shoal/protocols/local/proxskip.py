@@ -9,6 +9,10 @@ Variational Inequalities: Unified Analysis and Local Updates", 2023 (arXiv 2306.
 (`shoal.learning.games`) g_i estimates the operator, on other tasks the gradient. gamma = 1 / (2 l), p = sqrt(gamma mu),
 for operators that are l-cocoercive and mu-strongly monotone; h_i goes to F_i(x*), and sum_i h_i stays 0 while all
 clients answer.
+    ),
+Variational Inequalities: Unified Analysis and Local Updates", 2023 (arXiv 2306.05100). On games (`learning.games`)
+g_i estimates the operator, on other tasks the gradient. gamma = 1 / (2 l), p = sqrt(gamma mu), for operators that are
+l-cocoercive and mu-strongly monotone; h_i goes to F_i(x*), and sum_i h_i stays 0 while all clients answer.
 
 All flips up to a mean are made from a key that everybody has, so that a round is one mean and a number of local steps
 with a geometric distribution. With p = 1 and the whole operator it is distributed gradient descent(-ascent).
@@ -110,7 +114,7 @@ class ProxSkipVIP:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a client only answers."""
         if not me.is_server:
-            me.serve("steps", partial(self.steps, me), capacity=1)
+            me.serve("steps", partial(self.wander, me), capacity=1)
             return
         async for r in me.rounds():
             replies = await me.request_all(me.clients, Meeting(me.model, r), "steps")
@@ -119,7 +123,7 @@ class ProxSkipVIP:
                 average = mean(rows)
                 me.model = average if self.project is None else self.project(average)
 
-    async def steps(self, me: Learner, sender: int, meeting: Meeting) -> Tensor:
+    async def wander(self, me: Learner, sender: int, meeting: Meeting) -> Tensor:
         """A client's part: the control variate from the last mean, local steps, and what the next mean is over."""
         x, r = meeting.model, meeting.round
         h: Tensor = me.state.get("h", torch.zeros_like(x))
