@@ -152,7 +152,6 @@ def test_a_worker_that_comes_back_works_again() -> None:
 
 
 def test_the_server_comes_back_with_its_momentum_and_its_count() -> None:
-    """It crashes between arrivals: then the workers' next changes meet momentum and buffer as they were."""
     """It crashes between arrivals; every arrival is counted once."""
     protocol = AsyncLocalSGD(4, 0.5, 0.6, retry=0.5)
     run = run_of(protocol, 12, faults=[Crash(4.0, 3), Restart(4.5, 3)])

@@ -6,8 +6,8 @@ in language-model training with a tiny part of the traffic.
 Criteria, fixed before the run:
 
 1. After training, all peers hold the same model, bit for bit.
-2. float32: the inverse transform of the transform is the tensor, to 1e-6 of it, and a momentum that is sent whole leaves
-   nothing behind, to 1e-6 of it.
+2. float32: the inverse transform of the transform is the tensor, to 1e-6 of it, and a momentum that is sent whole
+   leaves nothing behind, to 1e-6 of it.
 3. Fashion-MNIST, MLP, 4 peers, chunks of 16, k = 4: test accuracy no more than 1 point below dense AdamW (mean over
    seeds), each with its best rate.
 4. With k = 1 it reaches 80% test accuracy ("check": 75%) with less than 1/10 of the bytes of dense AdamW.

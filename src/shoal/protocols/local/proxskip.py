@@ -9,10 +9,6 @@ Variational Inequalities: Unified Analysis and Local Updates", 2023 (arXiv 2306.
 (`shoal.learning.games`) g_i estimates the operator, on other tasks the gradient. gamma = 1 / (2 l), p = sqrt(gamma mu),
 for operators that are l-cocoercive and mu-strongly monotone; h_i goes to F_i(x*), and sum_i h_i stays 0 while all
 clients answer.
-    ),
-Variational Inequalities: Unified Analysis and Local Updates", 2023 (arXiv 2306.05100). On games (`learning.games`)
-g_i estimates the operator, on other tasks the gradient. gamma = 1 / (2 l), p = sqrt(gamma mu), for operators that are
-l-cocoercive and mu-strongly monotone; h_i goes to F_i(x*), and sum_i h_i stays 0 while all clients answer.
 
 All flips up to a mean are made from a key that everybody has, so that a round is one mean and a number of local steps
 with a geometric distribution. With p = 1 and the whole operator it is distributed gradient descent(-ascent).
