@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from shoal.optim.common import coupled
-from shoal.optim.core import Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
 
 @dataclass(frozen=True)
-class FrictionScaling(Transform):
+class FrictionScaling(Quotient):
     """xi m^ / (sqrt(v^) + eps), with eps beside the uncorrected root."""
 
     beta1: float = 0.9
@@ -44,13 +44,13 @@ class FrictionScaling(Transform):
             "divisor": one_minus_power(self.beta1, t) / sqrt(one_minus_power(self.beta2, t)),
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both moments, keep the gradient, and return the scaled step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update both moments, keep the gradient, and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         friction: Tensor = (s.previous - u).abs_().sigmoid_()
         s.previous.copy_(u)
-        return friction.mul_(m).div_(v.sqrt().add_(c.eps).mul_(c.divisor))
+        return friction.mul_(m), v.sqrt().add_(c.eps).mul_(c.divisor)
 
 
 class DiffGrad(Optimizer):

@@ -19,7 +19,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from shoal.optim.common import decoupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import flag
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
@@ -27,7 +27,7 @@ from shoal.optim.core.scalars import Scalar, log, one_minus_power, power, sqrt
 
 
 @dataclass(frozen=True)
-class CrossMomentScaling(Transform):
+class CrossMomentScaling(Quotient):
     """(m~ + g~) / (sqrt(v~) + eps)."""
 
     beta1: float = 0.9
@@ -41,26 +41,27 @@ class CrossMomentScaling(Transform):
         return Slot("m"), Slot("v")
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
-        """The weights of the new gradient, beta^t, and the corrections (with the growth of the rate)."""
+        """The weights of the new gradient, beta^t, and both corrections in one (with the growth of the rate)."""
         growth = 0.5 * log(2.0 * (t + 1.0)) if self.dynamic_step_size else 1.0
+        root2 = sqrt(one_minus_power(self.beta2, t))
+        both = root2 * growth / one_minus_power(self.beta1, t)
         return {
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
             "left1": power(self.beta1, t),
-            "left2": power(self.beta2, t),
-            "correction1": one_minus_power(self.beta1, t) / growth,
-            "root2": sqrt(one_minus_power(self.beta2, t)),
+            "left2": both * power(self.beta2, t),
+            "both": both,
+            "least": root2 * self.eps,
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both moments and return the step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         m2 = m * m
-        d1 = (v / (v + c.eps)).mul_(c.left2).add_(1.0)
+        d1 = (v / (v + c.eps)).mul_(c.left2).add_(c.both)
         d2 = (m2 / (m2 + c.eps)).mul_(c.left1).add_(1.0)
-        root = d2.mul_(v).sqrt_().div_(c.root2).add_(c.eps)
-        return (m + u).mul_(d1).div_(root.mul_(c.correction1))
+        return (m + u).mul_(d1), d2.mul_(v).sqrt_().add_(c.least)
 
 
 class EXAdam(Optimizer):

@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from shoal.optim.common import coupled, decoupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import at_least, flag
 from shoal.optim.core.ops import ema_, ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
@@ -31,7 +31,7 @@ TERMS = 54  # of the series: what is left out is below 2^-54 of its sum
 
 
 @dataclass(frozen=True)
-class NAdamScaling(Transform):
+class NAdamScaling(Quotient):
     """The corrected mix of momentum and gradient over the corrected root."""
 
     beta1: float = 0.9
@@ -48,22 +48,23 @@ class NAdamScaling(Transform):
         """The weights of the new gradient, of gradient and momentum in the step, and v's correction."""
         mu, following = self._mu(t), self._mu(t + 1.0)
         product = momentum_product(self.beta1, self.momentum_decay, t)
+        root2 = sqrt(one_minus_power(self.beta2, t))  # the correction of the second moment goes to all the others
         return {
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
-            "of_gradient": (1.0 - mu) / (1.0 - product),
-            "of_momentum": following / (1.0 - product * following),
-            "root2": sqrt(one_minus_power(self.beta2, t)),
+            "of_gradient": root2 * (1.0 - mu) / (1.0 - product),
+            "of_momentum": root2 * following / (1.0 - product * following),
+            "least": root2 * self.eps,
         }
 
     def _mu(self, t: Scalar) -> Scalar:
         return self.beta1 * (1.0 - 0.5 * power(WARM_UP, t * self.momentum_decay))
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both moments and return the step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
-        return plus_(m * c.of_momentum, u, c.of_gradient).div_(v.sqrt().div_(c.root2).add_(c.eps))
+        return plus_(m * c.of_momentum, u, c.of_gradient), v.sqrt().add_(c.least)
 
 
 def momentum_product(beta1: float, decay: float, t: Scalar) -> Scalar:

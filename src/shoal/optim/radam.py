@@ -15,13 +15,15 @@ gradient as in torch unless `decoupled_weight_decay=True`, as the authors have i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from shoal.optim.common import coupled, decoupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least, flag
 from shoal.optim.core.ops import choose, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
@@ -52,7 +54,7 @@ def rectification(t: Scalar, beta2: float) -> Scalar:
 
 
 @dataclass(frozen=True)
-class RAdamScaling(Transform):
+class RAdamScaling(Quotient):
     """r m^ / (sqrt(v^) + eps) where there is enough in v; else m^, or nothing."""
 
     beta1: float = 0.9
@@ -76,14 +78,16 @@ class RAdamScaling(Transform):
             "new2": 1.0 - self.beta2,
             "adaptive": adaptive,
             "divisor": correction1 / (root2 * r),
-            "plain": 1.0 / correction1 if self.degenerated_to_sgd else 0.0,
+            "plain": correction1 if self.degenerated_to_sgd else math.inf,
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both moments and return the step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
-        return choose(c.adaptive, lambda: m / v.sqrt().add_(c.eps).mul_(c.divisor), lambda: m * c.plain)
+        return m, choose(
+            c.adaptive, lambda: v.sqrt().add_(c.eps).mul_(c.divisor), lambda: torch.ones_like(v).mul_(c.plain)
+        )
 
 
 @dataclass(frozen=True)

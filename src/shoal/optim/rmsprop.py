@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from shoal.optim.common import Momentum, coupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import SHARED, flag
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
@@ -25,7 +25,7 @@ from shoal.optim.core.scalars import Scalar
 
 
 @dataclass(frozen=True)
-class RMSScaling(Transform):
+class RMSScaling(Quotient):
     """u / (sqrt(v) + eps), or u / (sqrt(v - a^2) + eps)."""
 
     alpha: float = 0.99
@@ -41,13 +41,13 @@ class RMSScaling(Transform):
         """The weight of the new gradient."""
         return {"new": 1.0 - self.alpha}
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update the means and return the scaled gradient."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update the means and return the step as a fraction."""
         v = ema_square_(s.v, u, c.alpha, c.new)
         if not self.centered:
-            return u / v.sqrt().add_(c.eps)
+            return u, v.sqrt().add_(c.eps)
         a = ema_(s.mean, u, c.new)
-        return u / v.addcmul(a, a, value=-1.0).clamp_min_(0.0).sqrt_().add_(c.eps)
+        return u, v.addcmul(a, a, value=-1.0).clamp_min_(0.0).sqrt_().add_(c.eps)
 
 
 class RMSProp(Optimizer):

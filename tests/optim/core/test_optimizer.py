@@ -339,3 +339,17 @@ def test_chains_may_depend_on_names_and_shapes() -> None:
         p.grad = torch.zeros_like(p)
     optimizer.step()
     assert {name: p.item() for name, p in unnamed.items()} == {"w": 0.5, "norm.w": 0.5, "b": 1.0}
+
+
+def test_a_state_of_other_shapes_is_refused_and_nothing_is_loaded() -> None:
+    p, q = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3, 2))
+    ours, theirs = Adam([p], lr=0.1), Adam([q], lr=0.2)
+    for optimizer, x in ((ours, p), (theirs, q)):
+        x.grad = torch.ones_like(x)
+        optimizer.step()
+    kept = ours.state[p]["m"].clone()
+    with pytest.raises(ValueError, match=r"^state_dict: got m of shape \(3, 2\) for .* group 0; \(2, 3\) is allowed$"):
+        ours.load_state_dict(theirs.state_dict())
+    assert ours.param_groups[0]["lr"] == 0.1
+    assert torch.equal(ours.state[p]["m"], kept)
+    ours.step()

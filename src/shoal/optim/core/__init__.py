@@ -3,6 +3,18 @@
 from shoal.optim.core.arguments import Argument
 from shoal.optim.core.optimizer import Optimizer, option
 from shoal.optim.core.rule import Chain, Param, Rule
-from shoal.optim.core.transform import Scalars, Slot, State, Transform
+from shoal.optim.core.transform import Quotient, Scalars, Slot, State, Transform
 
-__all__ = ["Argument", "Chain", "Optimizer", "Param", "Rule", "Scalars", "Slot", "State", "Transform", "option"]
+__all__ = [
+    "Argument",
+    "Chain",
+    "Optimizer",
+    "Param",
+    "Quotient",
+    "Rule",
+    "Scalars",
+    "Slot",
+    "State",
+    "Transform",
+    "option",
+]

@@ -167,15 +167,37 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         return {**state, "ahead": self.ahead, "around": self.around}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state; slots keep their own dtype (torch would give them their parameter's)."""
+        """Load a state; slots keep their own dtype (torch would give them their parameter's).
+
+        Raises:
+            ValueError: it is of other parameters; nothing is loaded then.
+        """
+        before = {"state": self.state, "param_groups": self.param_groups}
         super().load_state_dict(dict(state_dict))
+        try:
+            self._check_shapes()
+        except ValueError:
+            vars(self).update(before)
+            raise
+        finally:
+            self._chains = {}
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(ids, parameters, strict=True):
             for name, value in state_dict["state"].get(i, {}).items():
                 if isinstance(value, Tensor):
                     self.state[p][name] = value.to(p.device, copy=True)
-        self._chains = {}
+
+    def _check_shapes(self) -> None:
+        for number, group in enumerate(self.param_groups):
+            for i, (p, plan) in enumerate(self._plans(number, group).items()):
+                for name, _, shape in plan.slots:
+                    value = self.state[p].get(name) if p in self.state else None
+                    if isinstance(value, Tensor) and tuple(value.shape) != tuple(shape):
+                        raise ValueError(
+                            f"state_dict: got {name} of shape {tuple(value.shape)} for parameter {i} of group {number}"
+                            f"; {tuple(shape)} is allowed"
+                        )
 
     @overload
     def step(self, closure: None = None) -> None: ...

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shoal.optim.core.ops import minus_
 from shoal.optim.core.scalars import Scalar
-from shoal.optim.core.transform import Scalars, Shape, Slot, Transform
+from shoal.optim.core.transform import Quotient, Scalars, Shape, Slot, Transform
 from shoal.tensors.random import key as key_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Chain = tuple[Transform, ...]
 Memory = dict[str, Tensor]
-BLOCK = 1 << 16  # entries that a chain of element-wise transforms takes at once: they stay in the cache
+BLOCK = 1 << 18  # entries that a chain of element-wise transforms takes at once: they stay in the last cache
 LARGE = 1 << 13  # entries of a parameter above which stacked peers are stepped one after the other
 
 
@@ -219,6 +219,10 @@ class Plan:
         self._before = [i for i, transform in enumerate(chain) if transform.acts("before")]
         self._after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
 
+        *_, last = Transform(), *chain
+        unwritten = type(last).apply is Quotient.apply and not self.rated and not self._after
+        self._quotient = last if isinstance(last, Quotient) and unwritten else None
+
     @cached_property
     def _settings(self) -> list[dict[str, float]]:
         return [transform.settings() for transform in self.chain]
@@ -285,6 +289,16 @@ class Plan:
         for i in range(start, len(self.chain) if stop is None else stop):
             u = self.chain[i].apply(u, p, g, states[i], scalars[i])
         return u
+
+    def step(self, p: Tensor, g: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
+        """All of it."""
+        self.begin(p, states, scalars)
+        lr = scalars[-1].lr
+        if self._quotient is not None and not isinstance(lr, Tensor):
+            u = self.transform(g, p, g, states, scalars, 0, len(self.chain) - 1)
+            p.addcdiv_(*self._quotient.fraction(u, p, g, states[-1], scalars[-2]), value=-lr)
+            return
+        self.finish(self.transform(g, p, g, states, scalars), p, g, states, scalars)
 
     def finish(self, u: Tensor, p: Tensor, g: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
         """Take the step, and all `after`."""
@@ -362,9 +376,7 @@ def _step_in_blocks(item: Item) -> None:
 
 def _step(plan: Plan, p: Tensor, g: Tensor, state: Memory, scalars: list[Scalars], negate: bool) -> None:
     q, g = _computable(p, g, negate)
-    states = plan.bind(state)
-    plan.begin(q, states, scalars)
-    plan.finish(plan.transform(g, q, g, states, scalars), q, g, states, scalars)
+    plan.step(q, g, plan.bind(state), scalars)
     if q is not p:
         p.copy_(q)
 

@@ -125,3 +125,16 @@ class Transform:
     def acts(cls, phase: str) -> bool:
         """Whether the class has a `before` or an `after` of its own."""
         return getattr(cls, phase) is not getattr(Transform, phase)
+
+
+class Quotient(Transform):
+    """A transform whose update is a fraction; at the end of a chain the parameter takes it without writing it down."""
+
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of what `apply` returns; arguments are as there."""
+        raise NotImplementedError
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """The fraction."""
+        numerator, denominator = self.fraction(u, p, g, s, c)
+        return numerator / denominator
