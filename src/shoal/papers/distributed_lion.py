@@ -15,8 +15,8 @@ Criteria, fixed before the run:
 6. And with fewer bytes than TernGrad.
 
 Notes. Constant rates, no decay. Signs of 0 go as -1, as in the authors' code, for one bit an entry always. Bytes of
-criteria 5 and 6 are all that anybody sent, both ways, first states included. "check" takes rates found with other
-seeds.
+criteria 5 and 6 are all that anybody sent, both ways, first states included. "check" has one rate for
+each arm, from the middle of its grid.
 """
 
 from __future__ import annotations

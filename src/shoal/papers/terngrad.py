@@ -13,7 +13,7 @@ Criteria, fixed before the run:
 4. Its test accuracy is within 1 point of that of full precision (mean over seeds), each with its best rate.
 
 Notes. SGD, constant rates. The authors' code leaves the last layer in full precision; here all are ternary. "check"
-takes rates found with other seeds at that scale.
+has one rate, from the middle of the grid.
 """
 
 from __future__ import annotations

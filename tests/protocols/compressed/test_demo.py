@@ -33,7 +33,7 @@ def test_the_trajectory_is_the_restatements(k: int, chunk: int) -> None:
     for _ in range(12):
         x = torch.cat([torch.from_numpy(p).flatten() for p in method.params])
         method.step([tensors(g) for g in watched.gradients(x, SIZES)])
-        assert min(np.abs(q).min() for q in method.merged) > 1e-9  # else signs are a matter of rounding
+        assert min(np.abs(q).min() for q in method.Q) > 1e-9  # else signs are a matter of rounding
     _, peers = watched.run(DeMo(0.02, k, 0.8, chunk, 0.2), SIZES, rounds=12)
     expected = np.concatenate([p.ravel() for p in method.params])
     np.testing.assert_allclose(watched.models(peers).numpy(), np.tile(expected, (4, 1)), rtol=1e-11, atol=1e-13)
