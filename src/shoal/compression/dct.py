@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from shoal.tensors.layout import Layout, Segment
 from shoal.tensors.packing import pack_bits, packed_bits_size, unpack_bits
 from shoal.tensors.payload import Content, Payload
 
+Parts: TypeAlias = list[tuple[Tensor | None, Tensor]]
+"""Places [chunks, k] (None: all of a chunk) and values [chunks, k] of each layer that is not empty."""
 VALUES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -103,7 +105,7 @@ class DCT(Codec):
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """Places of each layer, and values."""
         assert isinstance(payload, Frequencies)
-        places = [p.flatten() for p, _ in self._read(payload, layout) if p is not None]
+        places = [p.flatten() for p, _ in self.parts(payload, layout) if p is not None]
         return *places, payload.values
 
     def grid(self, layer: Segment) -> Grid:
@@ -114,11 +116,15 @@ class DCT(Codec):
         return Grid(rows, columns, h, w, min(self.k, h * w))
 
     def merge(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
-        """The vector [d] whose coefficients are means over those payloads that hold them, 0 where none does.
+        """`merge_parts` of payloads; raises ValueError if one of them is malformed."""
+        return self.merge_parts([self.parts(payload, layout) for payload in payloads], layout)
 
-        Sums run in the order of the payloads. Raises ValueError if one of them is malformed.
+    def merge_parts(self, read: Sequence[Parts], layout: Layout) -> Tensor:
+        """The vector [d] whose coefficients are means over those messages that hold them, 0 where none does.
+
+        Sums run in the order of the messages.
         """
-        parts = [iter(self._read(payload, layout)) for payload in payloads]
+        parts = [iter(part) for part in read]
         result = torch.empty(layout.size, dtype=layout.dtype)
         for layer in layout:
             if not layer.size:
@@ -136,11 +142,6 @@ class DCT(Codec):
                     senders.scatter_add_(1, places, torch.ones_like(values))
             result[layer.slice] = inverse(total.div_(senders.clamp_min_(1.0)), grid)
         return result
-
-    def checked(self, payload: Content, layout: Layout) -> Content:
-        """The payload, if it is one for such a layout; else ValueError."""
-        self._read(payload, layout)
-        return payload
 
     def _encode(self, row: Tensor, layout: Layout) -> Frequencies:
         places, values = [], []
@@ -163,14 +164,14 @@ class DCT(Codec):
             joined.clamp(-largest, largest).to(dtype),
         )
 
-    def _read(self, payload: Content, layout: Layout) -> list[tuple[Tensor | None, Tensor]]:
-        """Places [chunks, k] (None: all) and values [chunks, k] of each layer that is not empty."""
+    def parts(self, payload: Content, layout: Layout) -> Parts:
+        """What a payload from anybody holds; raises ValueError if it is malformed."""
         grids = [self.grid(layer) for layer in layout if layer.size]
         counts = [grid.chunks * grid.kept for grid in grids]
         sizes = [packed_bits_size(n, g.bits) if g.bits else 0 for n, g in zip(counts, grids, strict=True)]
         packed = field_of(payload, Frequencies, "places", torch.uint8, [sum(sizes)])
         values = field_of(payload, Frequencies, "values", self._dtype(layout), [sum(counts)]).to(layout.dtype)
-        result: list[tuple[Tensor | None, Tensor]] = []
+        result: Parts = []
         for grid, count, own, some in zip(grids, counts, packed.split(sizes), values.split(counts), strict=True):
             places = None
             if grid.bits:

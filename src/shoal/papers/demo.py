@@ -72,7 +72,7 @@ def claim(scale: str = "check") -> Result:
 
 def identical(race: Race, arm: Arm, lr: float, figures: dict[str, float]) -> Finding:
     """Criterion 1."""
-    found = run(replace(race, rounds=min(race.rounds, 100)), arm, lr, race.seeds[0])
+    found = run(replace(race, rounds=min(race.rounds, 30)), arm, lr, race.seeds[0])
     rows = [] if found is None else list(found.models.values())
     apart = max((float((row - rows[0]).abs().max()) for row in rows), default=float("inf"))
     figures["largest difference of two models"] = apart

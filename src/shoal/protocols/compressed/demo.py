@@ -58,7 +58,7 @@ class DeMo:
             delta = me.state.get("momentum", torch.zeros_like(g))
             payload, me.state["momentum"] = extracted(delta, g, self.lr, self.decay, codec, layout)
             sent = {**await me.exchange(payload, t), me.id: payload}
-            valid = me.read_all({i: sent[i] for i in sorted(sent)}, partial(codec.checked, layout=layout))
+            read = me.read_all({i: sent[i] for i in sorted(sent)}, partial(codec.parts, layout=layout))
             x, _ = me.packer.split(me.model)
-            merged = codec.merge(list(valid.values()), layout)
+            merged = codec.merge_parts(list(read.values()), layout)
             me.model = me.packer.join(stepped(x, merged, self.lr, self.weight_decay), me.model)
