@@ -12,7 +12,7 @@ in [0.01, 1], singular values of B_i in [0, 1]; |z - z*|^2 / |z*|^2 after 100 ro
 2. Descent-ascent (p = 1) with the same gamma is above 1e-3.
 3. Local descent-ascent with 1 / p steps a round is above 1e-3 with its best rate of four.
 4. With the best of four steps each, ProxSkip-VIP is a hundred times closer than descent-ascent.
-5. On games of 5 samples a client and batches of 1, loopless SVRG is a hundred times closer than plain batches, at 1 / l.
+5. On games of 5 samples a client and batches of 1, loopless SVRG is a hundred times closer than plain ones, at 1 / l.
 
 "check": one seed and 30 rounds, rates found before, and 0.1 in criterion 1. "full": three seeds; rates are
 chosen on another seed.
