@@ -12,8 +12,9 @@ settings.load_profile("shoal")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def caches(pytestconfig: pytest.Config) -> Iterator[None]:
+def caches(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is kept between runs, such as compiled steps, lies beside what pytest keeps and not in the user's home."""
+    kept = getattr(pytestconfig, "cache", None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(pytestconfig.cache.mkdir("shoal")))  # type: ignore[union-attr]
+        patch.setenv("XDG_CACHE_HOME", str(kept.mkdir("shoal") if kept else tmp_path_factory.mktemp("caches")))
         yield

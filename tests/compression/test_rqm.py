@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shoal.compression import RQM
-from shoal.compression.rqm import Drawn, Total
+from shoal.compression.rqm import Quantised, Total
 from shoal.tensors import Layout, derive, key, normal, uniform
 from tests.restatements.compression_b import rqm as restated
 
@@ -53,7 +53,7 @@ def test_a_sum_decodes_to_the_mean_of_what_was_sent() -> None:
 def test_a_level_takes_the_bits_that_it_needs(levels: int, bits: int) -> None:
     layout = Layout.from_shapes({"x": (1000,)})
     payload, _ = RQM(1.0, levels=levels).encode(normal(key(1), 1000), {}, 1, layout)
-    assert isinstance(payload, Drawn)
+    assert isinstance(payload, Quantised)
     assert 8 * len(payload.levels) == restated.bits_per_client(1000, levels) == 1000 * bits
 
 
@@ -67,7 +67,7 @@ def test_what_lies_beyond_is_clipped_entry_by_entry() -> None:
 def test_sums_out_of_range_and_unknown_levels_are_refused() -> None:
     layout, codec = Layout.from_shapes({"x": (4,)}), RQM(1.0, levels=5)
     with pytest.raises(ValueError, match="a level of 7"):
-        codec.decode(Drawn(torch.full((2,), 255, dtype=torch.uint8)), layout)
+        codec.decode(Quantised(torch.full((2,), 255, dtype=torch.uint8)), layout)
     with pytest.raises(ValueError, match="out of range"):
         codec.decode_total(Total(torch.full((4,), 9, dtype=torch.int32), 2), layout)
     with pytest.raises(ValueError, match="payloads: got none"):

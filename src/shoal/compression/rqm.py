@@ -29,7 +29,7 @@ from shoal.tensors.random import uniform
 
 
 @dataclass(frozen=True)
-class Drawn(Payload):
+class Quantised(Payload):
     """Levels z, packed, uint8 [ceil(d ceil(log2 m) / 8)]."""
 
     levels: Tensor
@@ -87,7 +87,7 @@ class RQM(Codec):
         """Draw a level for each entry."""
         draws = [uniform(keys, layout.size, purpose=p, dtype=torch.float64) for p in ("below", "above", "rounding")]
         packed = pack_bits(self.quantise(rows, *draws), self.bits)
-        return [Drawn(row) for row in packed], memory
+        return [Quantised(row) for row in packed], memory
 
     def quantise(self, x: Tensor, below: Tensor, above: Tensor, rounding: Tensor) -> Tensor:
         """Levels z int64 for entries x of any shape, by uniform draws in [0, 1) of the same shape.
@@ -108,12 +108,12 @@ class RQM(Codec):
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """The levels' values."""
         size = packed_bits_size(layout.size, self.bits)
-        packed = stacked_field(payloads, Drawn, "levels", torch.uint8, [size])
+        packed = stacked_field(payloads, Quantised, "levels", torch.uint8, [size])
         return self._values(self._checked(packed, layout).double()).to(layout.dtype)
 
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """The levels."""
-        assert isinstance(payload, Drawn)
+        assert isinstance(payload, Quantised)
         return (unpack_bits(payload.levels, self.bits, layout.size),)
 
     def combine(self, payloads: Sequence[Content], layout: Layout) -> Total:
@@ -127,7 +127,7 @@ class RQM(Codec):
         size = packed_bits_size(layout.size, self.bits)
         sums = torch.zeros(layout.size, dtype=torch.int32)
         for payload in payloads:
-            sums += self._checked(field_of(payload, Drawn, "levels", torch.uint8, [size]), layout).to(torch.int32)
+            sums += self._checked(field_of(payload, Quantised, "levels", torch.uint8, [size]), layout).to(torch.int32)
         return Total(sums, len(payloads))
 
     def decode_total(self, total: Total, layout: Layout) -> Tensor:
