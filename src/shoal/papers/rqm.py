@@ -33,7 +33,7 @@ from torch import Tensor
 
 from shoal.compression import RQM, Codec, Memory, Use
 from shoal.compression.codec import stacked_field
-from shoal.compression.rqm import Drawn
+from shoal.compression.rqm import Quantised
 from shoal.learning import Task
 from shoal.learning.data import Dataset
 from shoal.learning.models import logistic
@@ -73,13 +73,13 @@ class Coins(Codec):
         for z in range(t):
             below += math.comb(t, z) * p**z * (1.0 - p) ** (t - z)
             heads += u >= below
-        return [Drawn(row) for row in pack_bits(heads, t.bit_length())], memory
+        return [Quantised(row) for row in pack_bits(heads, t.bit_length())], memory
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """What the heads stand for."""
         bits = self.law.trials.bit_length()
         size = packed_bits_size(layout.size, bits)
-        packed = stacked_field(payloads, Drawn, "levels", torch.uint8, [size])
+        packed = stacked_field(payloads, Quantised, "levels", torch.uint8, [size])
         heads = unpack_bits(packed, bits, layout.size).double()
         law = self.law
         return ((heads - law.trials / 2.0) * (law.clip / (law.trials * law.theta))).to(layout.dtype)
