@@ -25,6 +25,9 @@ CODECS: Table = {
     "fedzip": Entry(
         "shoal.compression:FedZip", "the largest entries as three values a layer, losslessly coded", ("keep",)
     ),
+    "l-greco": Entry(
+        "shoal.compression:l_greco", "every layer at the level that costs least for the error", ("family", "alpha")
+    ),
     "rqm": Entry(
         "shoal.compression:RQM", "private: rounded to levels of which some are left out at random", ("clip", "delta")
     ),

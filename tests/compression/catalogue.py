@@ -13,6 +13,7 @@ from shoal.compression import (
     FedZip,
     Identity,
     Int8,
+    LGreCo,
     PlainRandK,
     PowerSGD,
     RandK,
@@ -20,6 +21,7 @@ from shoal.compression import (
     StochasticInt8,
     Ternary,
     TopK,
+    l_greco,
 )
 from shoal.tensors import Layout
 
@@ -53,6 +55,9 @@ CODECS: dict[str, Codec] = {
     "fedzip": FedZip(),
     "fedzip, few and with zero": FedZip(0.02, iterations=2, zero=True),
     "ef+fedzip": ErrorFeedback(FedZip(0.05)),
+    "l-greco": l_greco("fedzip", every=1),
+    "l-greco, half precision": LGreCo((BF16(), FP16(), Identity()), 1, every=1, buckets=50),
+    "ef+l-greco": ErrorFeedback(l_greco("fedzip", every=2, window=1)),
     "rqm": RQM(6.0),
     "rqm, five levels": RQM(6.0, 2.0, levels=5, q=0.7),
 }

@@ -7,6 +7,7 @@ from shoal.compression.error_feedback import ErrorFeedback
 from shoal.compression.fedzip import FedZip
 from shoal.compression.identity import Identity
 from shoal.compression.int8 import Int8, StochasticInt8
+from shoal.compression.l_greco import LGreCo, l_greco
 from shoal.compression.measure import Measured, entropy_bits, measure
 from shoal.compression.powersgd import PowerSGD
 from shoal.compression.qsgd import QSGD
@@ -28,6 +29,7 @@ __all__ = [
     "FedZip",
     "Identity",
     "Int8",
+    "LGreCo",
     "Measured",
     "Memory",
     "PlainRandK",
@@ -39,5 +41,6 @@ __all__ = [
     "TopK",
     "Use",
     "entropy_bits",
+    "l_greco",
     "measure",
 ]
