@@ -309,14 +309,14 @@ def test_both_methods_are_extragradient_when_nothing_is_dropped_and_w_follows():
 
 
 def test_masha1_step_by_hand():
-    # F_1(z) = z, F_2(z) = 3 z; F(z) = 2 z; z = (1, 2), w = (3, 0), tau = 1/2: z_bar = (2, 1).
+    # F_1(z) = z, F_2(z) = 3 z; F(z) = 2 z; z = (1, 2), w = (3, 0), tau = 1/4: z_bar = (2.5, 0.5).
     operators = [lambda z: z, lambda z: 3 * z]
     s = replace(masha.start(np.array([3.0, 0.0]), operators), z=np.array([1.0, 2.0]))
-    s, messages = masha.masha1_step(s, operators, 0.1, 0.5, np.array([[0], [1]]), np.array([1]), False)
-    # z_half = (2, 1) - (6, 0) / 10 = (1.4, 1); differences (-1.6, 1) and (-4.8, 3);
-    # kept times 2: (-3.2, 0), (0, 6); mean (-1.6, 3) -> (0, 6).
-    close(messages, [[-3.2, 0.0], [0.0, 6.0]])
-    close(s.z, [1.4, 1.0 - 0.6])
+    s, messages = masha.masha1_step(s, operators, 0.1, 0.25, np.array([[0], [1]]), np.array([1]), False)
+    # z_half = z_bar - (6, 0) / 10 = (1.9, 0.5); differences (-1.1, 0.5) and (-3.3, 1.5);
+    # kept times 2: (-2.2, 0), (0, 3); mean (-1.1, 1.5) -> (0, 3).
+    close(messages, [[-2.2, 0.0], [0.0, 3.0]])
+    close(s.z, [1.9, 0.5 - 0.3])
     close(s.w, [3.0, 0.0])
     assert (s.floats_up, s.floats_down) == (3, 3)
     s = masha.refresh(s, operators, True)
@@ -332,14 +332,14 @@ def test_masha2_step_by_hand():
         masha.start(np.array([3.0, 0.0]), operators),
         z=np.array([1.0, 2.0]),
         errors=np.array([[0.0, 0.2], [0.0, 0.3]]),
-        server_error=np.array([0.4, 0.0]),
+        server_error=np.array([0.3, 0.0]),
     )
-    s, messages = masha.masha2_step(s, operators, 0.1, 0.5, 1, 1, False)
-    # Wanted (-0.16, 0.1 + 0.2) -> second; (-0.48, 0.3 + 0.3) -> second; mean (0, 0.45) plus (0.4, 0) -> second.
-    close(messages, [[0.0, 0.3], [0.0, 0.6]])
-    close(s.errors, [[-0.16, 0.0], [-0.48, 0.0]])
-    close(s.server_error, [0.4, 0.0])
-    close(s.z, [1.4, 1.0 - 0.45])
+    s, messages = masha.masha2_step(s, operators, 0.1, 0.25, 1, 1, False)
+    # Wanted (-0.11, 0.05 + 0.2) -> second; (-0.33, 0.15 + 0.3) -> second; mean (0, 0.35) plus (0.3, 0) -> second.
+    close(messages, [[0.0, 0.25], [0.0, 0.45]])
+    close(s.errors, [[-0.11, 0.0], [-0.33, 0.0]])
+    close(s.server_error, [0.3, 0.0])
+    close(s.z, [1.9, 0.5 - 0.35])
     assert (s.floats_up, s.floats_down, s.indices_up, s.indices_down) == (3, 3, 1, 1)
 
 
@@ -405,20 +405,20 @@ def test_eigenvalues_underestimate_the_cocoercivity_constant():
 
 
 def test_proxskip_step_by_hand():
-    x, h = np.array([[1.0], [3.0]]), np.array([[0.5], [-0.5]])
+    x, h = np.array([[1.0], [3.0]]), np.array([[0.5], [-0.1]])
     g = np.array([[2.0], [4.0]])
-    # x_hat = (1 - 0.1 * 1.5, 3 - 0.1 * 4.5) = (0.85, 2.55); gamma / p = 0.4; minus 0.4 h: (0.65, 2.75), mean 1.7.
+    # x_hat = (1 - 0.1 * 1.5, 3 - 0.1 * 4.1) = (0.85, 2.59); gamma / p = 0.4; minus 0.4 h: (0.65, 2.63), mean 1.64.
     moved, same, sent = proxskip_vip.step(x, h, g, 0.1, 0.25, False)
-    close(moved, [[0.85], [2.55]])
+    close(moved, [[0.85], [2.59]])
     close(same, h)
     assert sent == 0
     met, shifted, sent = proxskip_vip.step(x, h, g, 0.1, 0.25, True)
-    close(met, [[1.7], [1.7]])
-    close(shifted, [[0.5 + 2.5 * 0.85], [-0.5 - 2.5 * 0.85]])
+    close(met, [[1.64], [1.64]])
+    close(shifted, [[0.5 + 2.5 * 0.79], [-0.1 - 2.5 * 0.95]])
     assert sent == 1
     clipped, shifted, _ = proxskip_vip.step(x, h, g, 0.1, 0.25, True, lambda mean: np.minimum(mean, 1.0))
     close(clipped, [[1.0], [1.0]])
-    close(shifted, [[0.5 + 2.5 * 0.15], [-0.5 - 2.5 * 1.55]])
+    close(shifted, [[0.5 + 2.5 * 0.15], [-0.1 - 2.5 * 1.59]])
 
 
 def test_proxskip_with_certain_communication_is_gda():
@@ -666,7 +666,7 @@ def test_grace_serves_together_and_starts_from_the_newest_parameters():
 
 def test_dead_workers_send_nothing_more_and_nobody_waits():
     run = async_local_sgd.simulate(
-        np.zeros(1), [1.0, 1.0], [2, 3], counting, plain, arrivals=5, deaths={1: 5.9, 0: 9.0}
+        np.zeros(1), [1.0, 1.0], [2, 3], counting, plain, arrivals=5, deaths={1: 5.9, 0: 8.0}
     )
     assert [(a.time, a.worker) for a in run.arrivals] == [(2, 0), (3, 1), (4, 0), (6, 0), (8, 0)]
     alone = async_local_sgd.simulate(np.zeros(1), [1.0], [2], counting, plain, arrivals=9, deaths={0: 5.0})
