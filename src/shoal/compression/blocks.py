@@ -35,13 +35,15 @@ def tiles(n: int, d: int, block: int) -> Iterator[tuple[slice, slice, slice]]:
     whole = d // block
     columns = max(1, min(whole, PIECE // block))
     height = max(1, PIECE // (columns * block))
-    for top in range(0, n, height):
+    for top in range(0, n if whole else 0, height):
         rows = slice(top, min(top + height, n))
         for first in range(0, whole, columns):
             last = min(first + columns, whole)
             yield rows, slice(first * block, last * block), slice(first, last)
-        if d > whole * block:
-            yield rows, slice(whole * block, d), slice(whole, whole + 1)
+    if d > whole * block:
+        height = max(1, PIECE // (d - whole * block))
+        for top in range(0, n, height):
+            yield slice(top, min(top + height, n)), slice(whole * block, d), slice(whole, whole + 1)
 
 
 def blocked(x: Tensor, block: int) -> Tensor:
@@ -60,7 +62,8 @@ def largest(x: Tensor) -> Tensor:
 
 def sums(x: Tensor, power: int) -> Tensor:
     """sum |x|**power, power 1 or 2, over the last dimension [..., m]: float64 [...]."""
-    parts = [_sum(x[..., start : start + PIECE], power) for start in range(0, x.shape[-1], PIECE)]
+    piece = PIECE // 2
+    parts = [_sum(x[..., start : start + piece], power) for start in range(0, x.shape[-1], piece)]
     if len(parts) == 1:
         return parts[0]
     total = torch.zeros(x.shape[:-1], dtype=torch.float64, device=x.device)
@@ -70,11 +73,10 @@ def sums(x: Tensor, power: int) -> Tensor:
 
 
 def _sum(x: Tensor, power: int) -> Tensor:
-    wide = x.detach().to(torch.float64)
-    if x.device.type != "cpu":
-        return (wide.abs() if power == 1 else wide.square()).sum(-1)
-    array = wide.numpy()
     # Summed along rows that follow each other in memory, numpy adds each one by itself.
-    terms = np.ascontiguousarray(np.abs(array) if power == 1 else np.square(array))
-    total: Tensor = torch.from_numpy(np.asarray(terms.sum(-1)))
+    terms = x.detach().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
+    terms = terms.abs_() if power == 1 else terms.mul_(terms)
+    if x.device.type != "cpu":
+        return terms.sum(-1)
+    total: Tensor = torch.from_numpy(np.asarray(terms.numpy().sum(-1)))
     return total

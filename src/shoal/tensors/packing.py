@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,9 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
     """
     _checked_bits(bits)
     values = _checked_values("values", values, 0, (1 << bits) - 1)
+    if bits == 1 and values.device.type == "cpu":
+        bytes_: Tensor = torch.from_numpy(np.packbits(values.to(torch.bool).numpy(), axis=-1, bitorder="little"))
+        return bytes_
     narrow = _narrowest(bits)
     count, width = _group(bits)
     groups = _grouped(values.to(narrow), count)
@@ -72,6 +76,9 @@ def unpack_bits(packed: Tensor, bits: int, m: int) -> Tensor:
         ValueError: `bits` is out of range, or `packed` is not uint8 or not of that length.
     """
     _check_packed(packed, packed_bits_size(m, bits), f"{m} values of {bits} bits")
+    if bits == 1 and packed.device.type == "cpu":
+        ones: Tensor = torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=m, bitorder="little"))
+        return ones
     count, width = _group(bits)
     groups = _grouped(packed, width)
     wide = _narrowest(bits)
