@@ -17,12 +17,13 @@ NAMES = {
     "messages": "CPU microseconds a message",
     "scale": "10,000 peers: memory and growth",
     "start": "how soon the command line answers",
+    "compression": "codecs: bytes a second, beside hivemind's and torch's",
     "optimizers": "a step of every optimizer beside torch's fused AdamW and other packages",
 }
 
 
 def main() -> int:
-    about = "\n".join(f"  {name:<10} {what}" for name, what in NAMES.items())
+    about = "\n".join(f"  {name:<11} {what}" for name, what in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"{__doc__}\n\n{about}",

@@ -68,7 +68,12 @@ def optimizers(python: Path) -> None:
     pip(python, "-c", str(CONSTRAINTS), *wanted)
 
 
-RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers}
+def compression(python: Path) -> None:
+    """hivemind, for `benchmarks/compression.py`."""
+    pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12")
+
+
+RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression}
 
 
 def install(name: str, again: bool = False) -> None:

@@ -96,18 +96,18 @@ class PowerSGD(Codec):
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """Products, row by row."""
         matrices, rest, dtype = self.matrices(layout), self._rest(layout), layout.dtype
-        rows = []
-        for payload in payloads:
+        rows = torch.empty(0, layout.size, dtype=dtype)
+        for i, payload in enumerate(payloads):
             p = field_of(payload, LowRank, "p", dtype, [_size(matrices, "p")])
             q = field_of(payload, LowRank, "q", dtype, [_size(matrices, "q")])
             others = field_of(payload, LowRank, "rest", dtype, [sum(s.stop - s.start for s in rest)])
-            row = p.new_empty(layout.size)
+            rows = rows if i else p.new_empty(len(payloads), layout.size)
+            row = rows[i]
             for a in matrices:
-                row[a.slice] = (_matrix(p, a.p, a.n, a.r) @ _matrix(q, a.q, a.m, a.r).T).flatten()
+                torch.mm(_matrix(p, a.p, a.n, a.r), _matrix(q, a.q, a.m, a.r).T, out=row[a.slice].view(a.n, a.m))
             for s, part in zip(rest, others.split([s.stop - s.start for s in rest]), strict=True):
                 row[s] = part
-            rows.append(row)
-        return torch.stack(rows)
+        return rows
 
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """P, Q, the rest."""

@@ -75,14 +75,13 @@ class TopK(Codec):
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """Zeros, and the entries."""
         k = sum(k for _, k in self._shares(layout))
-        rows: list[Tensor] = []
-        for payload in payloads:
+        rows = torch.empty(0, layout.size, dtype=layout.dtype)
+        for i, payload in enumerate(payloads):
             values = field_of(payload, Sparse, "values", self._dtype(layout), [k])
             places = _places(payload, k, layout)
-            row = torch.zeros(layout.size, dtype=layout.dtype, device=values.device)
-            row[places] = values.to(layout.dtype)
-            rows.append(row)
-        return torch.stack(rows)
+            rows = rows if i else rows.new_zeros(len(payloads), layout.size, device=values.device)
+            rows[i, places] = values.to(layout.dtype)
+        return rows
 
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """Gaps between the places, entries."""
