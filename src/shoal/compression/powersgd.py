@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from shoal.compression.blocks import layers
 from shoal.compression.codec import Codec, Memory, Use, field_of
@@ -139,16 +140,16 @@ def orthonormal(A: Tensor) -> tuple[Tensor, Tensor]:
     eps = torch.finfo(A.dtype).eps
     columns, there = list(A.double().T.contiguous()), []
     for j, column in enumerate(columns):
-        before, norm = column.norm(), column.norm()
+        before = norm = float(vector_norm(column))
         if before > 0.0:
             column = column / before
             for _ in range(2):
                 for other in columns[:j]:
-                    column = column - (column * other).sum() * other
-            norm = column.norm()
+                    column = column - column.dot(other) * other
+            norm = float(vector_norm(column))
         there.append(norm > 8.0 * eps)
         columns[j] = column / norm if there[-1] else torch.zeros_like(column)
-    return torch.stack(columns, 1), torch.stack(there) if there else A.new_zeros(0, dtype=torch.bool)
+    return torch.stack(columns, 1), torch.tensor(there, device=A.device)
 
 
 def _shape(segment: Segment) -> tuple[int, int]:
