@@ -328,6 +328,7 @@ def test_a_request_that_the_link_duplicates_is_handled_once_and_answered(slow: f
             me.serve("a", handler, capacity)
         else:
             got.extend([await me.request(0, i, "a") for i in range(me.id, me.id + 3)])
+            await me.sleep(1.0)  # until the last copies are there
 
     world = run(3, protocol, links=[Link(latency=0.1, duplication=1 - 1e-9)] * 3, trace=True)
     assert len([e for e in events(world, "deliver") if e["to"] == 0]) == 12  # each of the 6 requests came twice
