@@ -8,6 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def terminate_as_interrupt() -> None:
+    """Let SIGTERM, with which schedulers and `kill` end a process, mean what Ctrl-C means; for a program's own start.
+
+    Where something else handles or ignores it, nothing is changed.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
 
 @contextmanager
 def deferred(on_first: Callable[[], object] = lambda: None) -> Iterator[list[bool]]:
@@ -15,26 +26,29 @@ def deferred(on_first: Callable[[], object] = lambda: None) -> Iterator[list[boo
 
     In the middle of a computation it could leave torch's vmap levels or a half written row behind, and what is stored
     afterwards would not be usable. A Ctrl-C that was noted raises KeyboardInterrupt at the end of the block at the
-    latest. Where Ctrl-C does not mean KeyboardInterrupt, or in another thread than the main one, nothing is changed.
+    latest. The same goes for SIGTERM where that means KeyboardInterrupt. Signals that do not mean it are left alone,
+    and all in another thread than the main one.
 
     Args:
         on_first: called at the first.
     """
     asked: list[bool] = []
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in SIGNALS if main and signal.getsignal(number) is signal.default_int_handler]
+
+    def handle(by: Callable[[int, Any], Any]) -> None:
+        for number in ours:
+            signal.signal(number, by)
 
     def first(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        handle(signal.default_int_handler)
         asked.append(True)
         on_first()
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield asked
-        return
-    signal.signal(signal.SIGINT, first)
+    handle(first)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        handle(signal.default_int_handler)
     if asked:
         raise KeyboardInterrupt

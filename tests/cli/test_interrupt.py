@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from shoal.report import RunFolder
 
 # The process signals itself from within its display, in the middle of the run: no waiting, no guessing when.
@@ -36,8 +38,9 @@ def run(folder, signal_name):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_ctrl_c_leaves_a_usable_run_folder_and_says_where(tmp_path, shoal):
-    ended = run(tmp_path, "SIGINT")
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_or_kill_leaves_a_usable_run_folder_and_says_where(tmp_path, shoal, signal_name):
+    ended = run(tmp_path, signal_name)
     assert ended.returncode == 130
     assert ended.stderr.splitlines()[-1] == "shoal: interrupted"
     assert "Traceback" not in ended.stderr

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from shoal.engine import Refused
+from shoal.engine import Link, Offers, Refused, SimulatedWorld
 from shoal.learning import Learner
 from shoal.optim import SGD
-from shoal.protocols import Centralised, DecAvg, Isolated, Needs, SynchronousSGD
+from shoal.protocols import Centralised, DecAvg, Isolated, Needs, SynchronousSGD, check_needs
 from shoal.topology import Topology, from_edges, is_connected, ring
 
 from . import runs
@@ -72,6 +73,21 @@ def test_a_protocol_of_ones_own_may_declare_needs_too() -> None:
     with pytest.raises(Refused):
         runs.run(Picky(), task, pieces, network="mobile")
     assert runs.run(easy, task, pieces, network="mobile").status == "finished"
+
+
+@pytest.mark.parametrize("what", ["asynchrony", "reliable_links", "server"])
+def test_a_world_refuses_who_needs_what_it_lacks_and_nobody_else(what: str) -> None:
+    nothing = Offers(asynchrony=False, reliable_links=False, server=False)
+    with pytest.raises(Refused, match="picky"):
+        check_needs("picky", Needs(**{what: True}), nothing)
+    check_needs("picky", Needs(**{what: True}), replace(nothing, **{what: True}))
+    check_needs("easy", Needs(), nothing)
+
+
+def test_a_simulated_world_has_what_its_links_and_its_server_give_it() -> None:
+    assert SimulatedWorld(2, server=1).offers == Offers()
+    lossy = SimulatedWorld(2, links=[Link(loss=0.1), Link()])
+    assert lossy.offers == Offers(reliable_links=False, server=False)
 
 
 def test_only_who_needs_a_server_gets_one() -> None:

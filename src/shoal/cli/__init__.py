@@ -14,7 +14,9 @@ PACKAGE = str(Path(__file__).parents[1])
 def main() -> None:
     """Entry point: run a command; errors that a user can mend are one line and exit code 2."""
     from shoal.cli.app import app
+    from shoal.interrupt import terminate_as_interrupt
 
+    terminate_as_interrupt()
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="shoal", standalone_mode=False)
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ from shoal.engine.message import Received
 from shoal.engine.peer import Peer
 from shoal.engine.simulated import SimulatedWorld
 from shoal.engine.state import State
-from shoal.engine.world import World
+from shoal.engine.world import Offers, World
 
 __all__ = [
     "Adversary",
@@ -33,6 +33,7 @@ __all__ = [
     "Mutated",
     "NonFinite",
     "Occasion",
+    "Offers",
     "Partition",
     "Peer",
     "PeerFailed",

@@ -25,7 +25,7 @@ from shoal.engine.message import Kind, Message, Parcel
 from shoal.engine.network import Network
 from shoal.engine.peer import Peer, current
 from shoal.engine.state import Snapshot, State
-from shoal.engine.world import World
+from shoal.engine.world import Offers, World
 from shoal.tensors.payload import encode
 
 Neighbours = Callable[[int, int], tuple[int, ...]]
@@ -110,6 +110,7 @@ class SimulatedWorld(World):
         matrix = None if latency is None else check_latency_matrix(latency, peers)
         link_list = list(links) if links is not None else [Link()] * peers
         self.network = Network(self, link_list, matrix, adversary)
+        self.offers = Offers(reliable_links=not self.network.lossy, server=server is not None)
         self.members = Membership(self, check_script(faults, peers))
         self.transmit = self.network.transmit  # type: ignore[method-assign]
 

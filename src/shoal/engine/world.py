@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,16 +17,33 @@ if TYPE_CHECKING:
     from shoal.engine.peer import Peer
 
 
+@dataclass(frozen=True)
+class Offers:
+    """What a world has, to be compared with what a protocol needs (`shoal.protocols.needs`).
+
+    Attributes:
+        asynchrony: peers go on at their own pace, and any two can exchange requests.
+        reliable_links: no message is lost on its way between two peers that are there.
+        server: one peer has the server role.
+    """
+
+    asynchrony: bool = True
+    reliable_links: bool = True
+    server: bool = True
+
+
 class World(ABC):
     """The services behind `Peer`.
 
     Attributes:
+        offers: what it has, and another world may lack.
         size: number of peers, present or not.
         seed: seed of all draws.
         rounds: default number of rounds of a protocol.
         server: id of the peer with the server role, or None.
     """
 
+    offers: Offers
     size: int
     seed: int
     rounds: int

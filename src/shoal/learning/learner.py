@@ -234,7 +234,7 @@ class Learner(Peer):
         start = self.model if at is None else self._check_form("at", at)
         inputs, shard, seconds = self._on_batch(start, batch, size, data, "gradient", extras)
         kernel = self.trainer.gradient(shard, inputs.inputs.shape[0], objective, inputs.extras)
-        result: Tensor = (await self._world.perform(self, Job(kernel, inputs), seconds))[0]
+        result: Tensor = (await self._world.perform(self, Job(self._advised(kernel), inputs), seconds))[0]
         self._check(result)
         return result
 
@@ -267,7 +267,9 @@ class Learner(Peer):
         self._check_form("at", models[0])
         inputs, shard, seconds = self._on_batch(models, batch, size, data, "loss", extras)
         kernel = self.trainer.loss(shard, inputs.inputs.shape[0], objective, inputs.extras)
-        result: Tensor = await self._world.perform(self, Job(kernel, inputs), seconds * len(models) / 3.0)
+        result: Tensor = await self._world.perform(
+            self, Job(self._advised(kernel), inputs), seconds * len(models) / 3.0
+        )
         if not bool(torch.isfinite(result).all()):
             raise NonFinite(f"a loss of peer {self.id} became NaN or infinite in round {self._round}")
         return result if given.ndim == 2 else result[0]
@@ -451,7 +453,14 @@ class Learner(Peer):
         first = int(self.state.get("steps", 0))
         noise = keyed(self._noise, int(self.state.get("earlier", 0)))
         inputs = TrainInputs(start, shard, schedule, rate, noise, first, memory, tuple(extras))
-        return inputs, self.trainer.training(shard, schedule.batch, objective, inputs.extras)
+        return inputs, self._advised(self.trainer.training(shard, schedule.batch, objective, inputs.extras))
+
+    def _advised(self, kernel: Any) -> Any:
+        """The kernel; what its trainer has to say goes to the log."""
+        if self.trainer.advice is not None:
+            self._world.log("advice", self.id, text=self.trainer.advice)
+            self.trainer.advice = None
+        return kernel
 
     def reset_optimizer(self) -> None:
         """Forget what the optimizer remembers (momentum, moments, step count)."""

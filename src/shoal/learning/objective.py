@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -41,6 +42,62 @@ def called(module: nn.Module, inputs: Tensor, values: Mapping[str, Tensor] | Non
 
 
 Objective = Callable[..., Tensor]
+
+
+def identity(objective: Any) -> Hashable:
+    """What tells objectives apart, so that a lambda or partial made anew for each request counts as the one before.
+
+    Of a function that is its code and what it closes over, if all of that can be told apart: numbers and text by
+    value, tensors, modules and functions by being the same object. Whoever closes over anything else, which may change
+    unseen (a list, an object of one's own), is equal to itself alone.
+    """
+    try:
+        if type(objective) is partial:
+            given = (*objective.args, *objective.keywords.values())
+            return (identity(objective.func), len(objective.args), *objective.keywords, *map(_value, given))
+        return _of_function(objective) if isinstance(objective, FunctionType) else _hashable(objective)
+    except _Unknown:
+        return _hashable(objective)
+
+
+def _of_function(function: FunctionType) -> Hashable:
+    code, scope = function.__code__, function.__globals__
+    if any(isinstance(constant, CodeType) for constant in code.co_consts):  # it has functions inside
+        raise _Unknown
+    used = [scope[name] for name in code.co_names if name in scope]
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return (code, _Same(scope), *map(_value, [*used, *cells, *defaults]))
+
+
+def _value(value: Any) -> Hashable:
+    if value is None or type(value) in (bool, int, float, str):
+        return (type(value), repr(value))  # by text: 0.0 is not -0.0
+    if isinstance(value, Tensor | nn.Module | ModuleType | FunctionType | BuiltinFunctionType):
+        return _Same(value)
+    raise _Unknown
+
+
+def _hashable(objective: Any) -> Hashable:
+    same: Hashable = objective
+    return same
+
+
+class _Unknown(Exception):
+    """Something that may change without being another object."""
+
+
+class _Same:
+    """Equal to what holds the same object, and keeps it alive, so that its address is nobody else's."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
 
 
 @dataclass(frozen=True)

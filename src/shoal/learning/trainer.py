@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,12 +28,13 @@ from shoal.learning.kernels import (
     sample_bytes,
 )
 from shoal.learning.keyed import KeyedRandomness
-from shoal.learning.objective import Net, Objective, Problem, Supervised, called
+from shoal.learning.objective import Net, Objective, Problem, Supervised, called, identity
 from shoal.learning.task import Task
 from shoal.optim import Rule
 from shoal.tensors.layout import Layout, flatten_module
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+MANY = 100  # objectives, above which they are taken to be made anew for every request
 RUNNING = (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -75,7 +76,8 @@ class Trainer:
         self._forgetful = isinstance(optimizer, Rule) and not optimizer.remembers(self._problem.params)
         self._batched = batched
         self._initial: tuple[int, Tensor] | None = None
-        self._paths: dict[Objective, tuple[Path, Problem]] = {}
+        self._paths: dict[Hashable, tuple[Path, Problem]] = {}  # by identity of the objective
+        self.advice: str | None = None  # for the run's log, once
         self._kernels: dict[Any, Kernel] = {}
         self._usual: dict[int, Kernel] = {}  # of the task's own loss, by batch: found at once
 
@@ -159,7 +161,7 @@ class Trainer:
                 return SingleTraining(problem, rule, "a torch optimizer steps one module at a time")
             return BatchedTraining(problem, rule, batch * sample_bytes(shard.data), path.why, self.device)
 
-        return self._kernel(("train", objective, batch, _shapes(extras)), make)
+        return self._kernel(("train", identity(objective), batch, _shapes(extras)), make)
 
     def gradient(self, shard: Shard, batch: int, objective: Objective | None, extras: tuple[Tensor, ...]) -> Kernel:
         """The kernel for gradient requests of one kind."""
@@ -171,7 +173,7 @@ class Trainer:
                 return SingleGradient(problem, path.why)
             return BatchedGradient(problem, batch * sample_bytes(shard.data), path.why, self.device)
 
-        return self._kernel(("gradient", objective, batch, _shapes(extras)), make)
+        return self._kernel(("gradient", identity(objective), batch, _shapes(extras)), make)
 
     def curvature(self, shard: Shard) -> Kernel:
         """The kernel for estimates of the Hessian's diagonal."""
@@ -188,7 +190,7 @@ class Trainer:
                 return SingleLoss(problem, path.why)
             return BatchedLoss(problem, batch * sample_bytes(shard.data), path.why, self.device)
 
-        return self._kernel(("loss", objective, batch, _shapes(extras)), make)
+        return self._kernel(("loss", identity(objective), batch, _shapes(extras)), make)
 
     def evaluation(self) -> Kernel:
         """The kernel for evaluations."""
@@ -207,12 +209,18 @@ class Trainer:
 
         `extras` are an example of the objective's further tensors.
         """
-        found = self._paths.get(objective)
+        which = identity(objective)
+        found = self._paths.get(which)
         if found is None:
             rows = [self._probe(shard, seed, extras) for seed in (0, 1)]
             seen = self._observe(objective, rows[0])
             problem = Problem(self.module, self.layout, objective, seen.keyed, seen.seeded, seen.stateful)
-            found = self._paths[objective] = (self._choose(problem, rows, seen), problem)
+            found = self._paths[which] = (self._choose(problem, rows, seen), problem)
+            if len(self._paths) == MANY:
+                self.advice = (
+                    f"{MANY} different objectives so far: each is tried out, and only requests with the same one are "
+                    "computed together; give what varies as `extras` instead of closing over it"
+                )
         return found
 
     def _choose(self, problem: Problem, rows: list[GradientInputs], seen: _Seen) -> Path:

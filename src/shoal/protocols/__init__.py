@@ -15,7 +15,7 @@ from shoal.protocols.federated import FedAvg, FedVote, ParallelSGD
 from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
 from shoal.protocols.local import SAVIC, AsyncLocalSGD, LocalSGD, ProxSkipVIP
-from shoal.protocols.needs import Needs
+from shoal.protocols.needs import Needs, check_needs
 from shoal.protocols.synchronous import SynchronousSGD
 
 __all__ = [
@@ -43,4 +43,5 @@ __all__ = [
     "SynchronousSGD",
     "TernGrad",
     "VarianceCorrected",
+    "check_needs",
 ]

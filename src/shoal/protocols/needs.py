@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.compression import Use
+from shoal.engine import Offers, Refused
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,25 @@ class Needs:
     data: bool = True
     optimizer: bool = True
     packs: Use | None = None
+
+
+def check_needs(name: str, needs: Needs, offers: Offers) -> None:
+    """Refuse a protocol that needs what a world lacks.
+
+    Args:
+        name: of the protocol, for the message.
+        needs: what it asks for.
+        offers: what the world has.
+
+    Raises:
+        Refused: with what is needed and not there.
+    """
+    if needs.asynchrony and not offers.asynchrony:
+        raise Refused(f"{name} needs peers that go on at their own pace, and in this world all go in step")
+    if needs.reliable_links and not offers.reliable_links:
+        raise Refused(f"network: {name} needs links that lose no message, and this world's lose some")
+    if needs.server and not offers.server:
+        raise Refused(f"{name} needs a peer with the server role, and this world has none")
 
 
 def check_steps(steps: int | None, timeout: float | None = None) -> None:

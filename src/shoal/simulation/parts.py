@@ -220,9 +220,6 @@ class Parts:
             raise ValueError(
                 f"network: got {len(made)} links; one for each of the {self.holders} peers{server} is needed"
             )
-        if self.needs.reliable_links and any(link.lossy for link in made):
-            network = "the one given" if "network" in self.objects else repr(self.settings.network)
-            raise Refused(f"network: {self.name} needs links that lose no message, and {network} loses some")
         return made
 
     def _named_links(self) -> list[Link]:

@@ -19,6 +19,7 @@ from shoal.engine.links import Link
 from shoal.engine.state import State
 from shoal.learning import Learner, Task
 from shoal.learning.data import Data
+from shoal.protocols import check_needs
 from shoal.simulation.describe import describe_object, describe_shards, describe_topology
 from shoal.simulation.given import check_object
 from shoal.simulation.interrupt import between_events
@@ -140,6 +141,7 @@ class _Experiment:
             device=parts.device,
             trace=s.trace,
         )
+        check_needs(parts.name, parts.needs, self.world.offers)
         self.byzantine = sorted(parts.adversary.peers) if parts.adversary is not None else []
         self.counters = [parts.server] if parts.server is not None else list(range(parts.holders))
         self._counting = frozenset(self.counters)
