@@ -156,7 +156,9 @@ def test_whoever_comes_late_or_comes_back_has_the_same_model_in_the_end(script: 
     run = one_byte_run((8, 9, 10, 11), 60, network=network, faults=SCRIPTS[script])
     assert run.status == "finished"
     assert equal(run)
-    assert run.info["bytes"]["channels"].get("log", {"messages": 0})["messages"] > 0
+    asked = run.info["bytes"]["channels"].get("log", {"messages": 0})["messages"]
+    # On a wan a partition heals before anybody is given up: what was under way is sent again, and nothing is missed.
+    assert (asked > 0) == ((script, network) != ("apart for a while", "wan"))
 
 
 def test_a_newcomers_bytes_count_once_it_keeps_pace() -> None:
