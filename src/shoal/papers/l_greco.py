@@ -77,8 +77,8 @@ def tables(figures: dict[str, float], count: int = 20, buckets: int = 10_000) ->
         error, size, budget = errors[places].sum(), sizes[places].sum(), errors[:, 3].sum()
         best = smallest(errors, sizes, (1.0 - 5.0 / buckets) * budget)
         uniform_size = float(sizes[:, 3].sum())
-        kept += error <= budget * (1 + 1e-12) and size <= uniform_size and (size <= best or size == uniform_size)
-        saved.append(size / uniform_size)
+        kept += bool(error <= budget * (1 + 1e-12) and size <= uniform_size and (size <= best or size == uniform_size))
+        saved.append(float(size) / uniform_size)
     figures["bytes against uniform, random tables, mean"] = sum(saved) / count
     return Finding("error and bytes are within those promised", f"in {kept} of {count} tables", kept == count)
 
