@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shoal.codecs import CODECS as NAMED
-from shoal.compression import Codec, ErrorFeedback, Memory, measure
+from shoal.compression import RQM, Codec, ErrorFeedback, Memory, RandK, Sign, measure
 from shoal.compression.codec import stack_memory
 from shoal.names import find
 from shoal.tensors import Layout, Payload, derive, key, normal, uniform
@@ -244,3 +244,9 @@ def test_with_error_feedback_nothing_is_lost_for_ever(decay: float) -> None:
         errors.append(memory["error"])
     let_go: Tensor | int = sum((1.0 - decay) * error for error in errors[:-1])
     torch.testing.assert_close(sent + errors[-1] + let_go, given, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("codec", [RandK(0.1), RQM(1.0), ErrorFeedback(Sign())], ids=repr)
+def test_error_feedback_is_refused_where_it_does_harm(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="codec: "):
+        ErrorFeedback(codec)

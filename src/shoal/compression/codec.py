@@ -33,11 +33,13 @@ class Codec(ABC):
             where what is left out can come later; a "gradient" is an update that no memory of the receiver survives.
         unbiased: whether the decoded vector's expectation over keys is the encoded vector.
         draws: whether the key matters.
+        no_feedback: why there must be no error feedback around it; "" if there may be.
     """
 
     suits: ClassVar[tuple[Use, ...]] = USES
     unbiased: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    no_feedback: ClassVar[str] = ""
 
     def start(self, layout: Layout, device: torch.device | None = None) -> Memory:
         """What one sender remembers on one channel before it has sent anything; tensors in the layout's dtype."""

@@ -41,6 +41,8 @@ class ErrorFeedback(Codec):
             raise ValueError(f"decay: got {self.decay}; a number in (0, 1] is allowed")
         if not set(self.codec.suits) & set(self.suits):
             raise ValueError(f"codec: {type(self.codec).__name__} is for models, whose errors do not add up")
+        if self.codec.no_feedback:
+            raise ValueError(f"codec: {type(self.codec).__name__} takes no error feedback: {self.codec.no_feedback}")
         if isinstance(self.codec, ErrorFeedback):
             raise ValueError("codec: it has error feedback already")
 

@@ -253,7 +253,7 @@ def knapsack(costs: NDArray[np.int64], sizes: Array, buckets: int) -> tuple[floa
 
 
 def l_greco(
-    family: str = "fedzip", alpha: float = 1.0, every: int = 100, window: int = 10, buckets: int = 10_000
+    family: str = "powersgd", alpha: float = 1.0, every: int = 100, window: int = 10, buckets: int = 10_000
 ) -> LGreCo:
     """`LGreCo` over a family of `FAMILIES`.
 

@@ -47,6 +47,7 @@ class RandK(Codec):
     suits: ClassVar[tuple[Use, ...]] = ("update", "gradient")
     unbiased: ClassVar[bool] = True
     draws: ClassVar[bool] = True
+    no_feedback: ClassVar[str] = "its errors are larger than what it is given, and would grow; randk-plain's are not"
 
     def __post_init__(self) -> None:
         check_density(self.density)
@@ -88,6 +89,7 @@ class PlainRandK(RandK):
     """Random entries as they are, which leaves out what is elsewhere: a contraction, for error feedback."""
 
     unbiased: ClassVar[bool] = False
+    no_feedback: ClassVar[str] = ""
 
     def _factor(self, layout: Layout) -> float:
         return 1.0

@@ -61,6 +61,7 @@ class RQM(Codec):
     suits: ClassVar[tuple[Use, ...]] = ("update", "gradient")
     unbiased: ClassVar[bool] = True
     draws: ClassVar[bool] = True
+    no_feedback: ClassVar[str] = "what it hides in one message would be told by the next ones"
 
     def __post_init__(self) -> None:
         for name, size in (("clip", self.clip), ("delta", self.beyond)):
