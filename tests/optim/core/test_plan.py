@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal.optim.core import Scalars, Slot, State, Transform
+from shoal.optim.core import Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.rule import Item, Plan, compute_dtype, step_items
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.transform import Granularity
@@ -68,6 +68,36 @@ def test_an_update_that_includes_the_rate_is_not_multiplied_again() -> None:
         p = torch.tensor(1.0)
         step_items([Item(plan, p, torch.tensor(1.0), {}, plan.scalars(1.0, 0.5))])
         assert p.item() == expected
+
+
+@dataclass(frozen=True)
+class Share(Quotient):
+    """u over (1 + |u|)."""
+
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        return u, 1.0 + u.abs()
+
+
+class Doubled(Share):
+    """Twice as much."""
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        return 2.0 * super().apply(u, p, g, s, c)
+
+
+@pytest.mark.parametrize("chain", [(Share(),), (Share(), Transform()), (Transform(), Share())], ids=len)
+def test_a_fraction_is_taken_or_written_down_to_the_same_end(chain: tuple[Transform, ...]) -> None:
+    """-1, 1 and 3 over 2, 2 and 4, at a rate of 1/2: all of it exact."""
+    p, g = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-1.0, 1.0, 3.0])
+    plan = Plan(chain, (3,))
+    step_items([Item(plan, p, g, {}, plan.scalars(1.0, 0.5))])
+    assert p.tolist() == [1.25, 0.75, 0.625]
+
+
+def test_a_fraction_whose_subclass_changes_the_update_is_not_taken_past_it() -> None:
+    p, plan = torch.tensor([1.0]), Plan((Doubled(),), (1,))
+    step_items([Item(plan, p, torch.tensor([1.0]), {}, plan.scalars(1.0, 0.5))])
+    assert p.item() == 0.5
 
 
 @dataclass(frozen=True)
