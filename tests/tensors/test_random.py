@@ -16,6 +16,7 @@ from torch.func import vmap
 
 from shoal.tensors.bits import mix, mix_int
 from shoal.tensors.random import (
+    _sqrt,
     derive,
     generator,
     hash01,
@@ -367,3 +368,12 @@ def test_consecutive_elements_of_a_large_shuffle_look_independent() -> None:
 def test_what_is_out_of_range_is_refused_by_name(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_square_roots_are_those_of_the_standard_also_where_memory_cannot_be_read(dtype: torch.dtype) -> None:
+    """Against numpy, which takes the processor's instruction; under vmap by correction of torch's."""
+    x = torch.cat([uniform(3, 20_000, dtype=dtype) * 45.0, torch.tensor([0.0, 1.0, 2.0, 1e-30], dtype=dtype)])
+    exact = torch.from_numpy(np.sqrt(x.numpy()))
+    assert torch.equal(_sqrt(x), exact)
+    assert torch.equal(torch.func.vmap(_sqrt)(x.view(-1, 4)).flatten(), exact)

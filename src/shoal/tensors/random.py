@@ -335,12 +335,29 @@ def _box_muller(u: Tensor, bits: int, turn: Tensor, signs: Tensor) -> Tensor:
     The angle is turned on by pi/4, into the first quadrant; sqrt(1/2) from that cancels sqrt(2) of the
     radius.
     """
-    r = torch.sqrt(-_log(u, bits))
+    r = _sqrt(-_log(u, bits))
     t = turn * turn
     terms = 5 if u.dtype == torch.float32 else 9
     cos = _polynomial(t, [(-1.0) ** i / math.factorial(2 * i) for i in range(terms)])
     sin = turn * _polynomial(t, [(-1.0) ** i / math.factorial(2 * i + 1) for i in range(terms)])
     return torch.stack((_flipped(r * (cos - sin), signs & 1), _flipped(r * (cos + sin), signs >> 1 & 1)), -1)
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """The square root as IEEE 754 rounds it; `torch.sqrt` is off by a last bit on some processors.
+
+    Numpy takes the processor's own instruction. Elsewhere the residual x - r r, exact by Dekker's product, mends r.
+    """
+    array = array_of(x)
+    if array is not None:
+        return torch.from_numpy(np.sqrt(array)).reshape(x.shape)
+    r = torch.sqrt(x)
+    c = r * (4097.0 if x.dtype == torch.float32 else 134217729.0)
+    high = c - (c - r)
+    low = r - high
+    square = r * r
+    residual = (x - square) - (((high * high - square) + 2.0 * (high * low)) + low * low)
+    return r + residual / (2.0 * r).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _log(u: Tensor, bits: int) -> Tensor:
