@@ -66,8 +66,8 @@ def test_options_override_the_file(shoal, tmp_path):
     assert (read.name, read.peers, read.rounds, read.config["batched"]) == ("given", 2, 0, True)
 
 
-def test_every_option_of_run_but_name_and_out_is_a_setting():
-    assert set(inspect.signature(app.run).parameters) - {"name", "out"} == set(Settings.model_fields)
+def test_every_option_of_run_but_name_out_and_sweep_is_a_setting():
+    assert set(inspect.signature(app.run).parameters) - {"name", "out", "sweep"} == set(Settings.model_fields)
 
 
 def test_a_topology_from_a_file(small, tmp_path):
