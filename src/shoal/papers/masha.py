@@ -14,11 +14,11 @@ each method with its best step of four on another seed; in every seed:
 3. MASHA2 with top-k and error feedback (the same k and tau) is closer than extragradient.
 4. Descent-ascent with rand-k of k = 2 is above 1e-3.
 
-"full": a budget of 2,000 numbers, three seeds. "check": 400 numbers, one seed, steps found before.
+"full": a budget of 2,000 numbers, three seeds. "check": 400 numbers, one seed, the steps that "full" chose.
 
 Notes. Counted are entries that a device sends, places not, whole operators too: extragradient sends 2 d in a round,
 MASHA k + (1 - tau) d on average and d at the start. The naive method compresses what is sent up only, which is better
-for it.
+for it. In the stored run MASHA2 and the naive method chose steps at an edge of their four.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Setting:
     tuning_seed: int = 100
 
 
-CHECK = Setting((3,), 400, {"extragradient": (1.0,), "MASHA1": (0.2,), "MASHA2": (0.2,), "naive": (0.03,)})
+CHECK = Setting((3,), 400, {"extragradient": (1.0,), "MASHA1": (0.2,), "MASHA2": (0.4,), "naive": (0.01,)})
 FULL = Setting(
     (3, 4, 5),
     2_000,

@@ -13,7 +13,7 @@ Criteria, fixed before the run:
    reaches the target accuracy in fewer rounds than local SGD, on average; a criterion each.
 
 "full": 6,000 images, 40 rounds, a target of 70%, three seeds; each method with its best of four steps on another seed,
-by rounds, then by accuracy. "check": 10 rounds, one seed, 50%, steps found before.
+by rounds, then by accuracy. "check": 10 rounds, one seed, 50%, steps that were not tuned.
 
 Notes. The publication trains ResNet-18 on CIFAR-10. beta = 0.999 as there; alpha is 1e-3 for the squared rules, where D
 is the size of a gradient's entry, and 1e-2 for OASIS: with the analysis' 1e-8 a coordinate whose estimate is 0 leaps.
