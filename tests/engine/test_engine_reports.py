@@ -188,7 +188,7 @@ def test_a_crowd_of_sleepers_with_one_worker_is_no_livelock() -> None:
             for _ in range(500):
                 await me.sleep(0.1)
 
-    run(10, protocol, patience=400)
+    assert run(10, protocol, patience=400).now() == pytest.approx(50.0)
 
 
 def test_an_end_in_time_is_no_livelock() -> None:

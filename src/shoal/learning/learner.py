@@ -60,8 +60,8 @@ class Learner(Peer):
     """A peer with a model and data.
 
     Its state, all of it durable: `model` (flat vector [d]), `position` (samples drawn), `steps` (optimizer steps
-    done), `earlier` (those before the optimizer was last reset), `optimizer` (what the optimizer remembers) and `codec`
-    (what the codec remembers, by channel), beside whatever a protocol adds.
+    done), `earlier` (those before the optimizer was last reset), `optimizer` (what the optimizer remembers), `codec`
+    and `packed` (what the codec remembers, and how often it was used, by channel), beside whatever a protocol adds.
 
     Attributes:
         trainer: how the task is computed; shared by all peers, and never changed.
@@ -303,12 +303,8 @@ class Learner(Peer):
             size: samples in the batch; default: the task's; None: the whole shard.
         """
         start = self.model if at is None else self._check_form("at", at)
-        shard = self._shard(None)
-        count = self._steps_ever() + int(self.state.get("position", 0))
-        inputs, targets, weights = self._batch(shard, self.trainer.batch if size == -1 else size, None)
-        row = GradientInputs(start, inputs, targets, weights, self.key("curvature", count))
-        seconds = 2.0 * self.device.step_seconds(count) * self._world.slowness(self.id)
-        result: Tensor = await self._world.perform(self, Job(self.trainer.curvature(shard), row), seconds)
+        inputs, shard, seconds = self._on_batch(start, None, size, None, "curvature", ())
+        result: Tensor = await self._world.perform(self, Job(self.trainer.curvature(shard), inputs), 2.0 * seconds)
         self._check(result)
         return result
 
@@ -346,15 +342,15 @@ class Learner(Peer):
         kernel = self.packer.kernel
         if kernel is None:
             return vector
-        remembered: dict[str, Any] = self.state.get("codec", {})
-        count = int(remembered.get(f"{channel} packed", 0))
+        count = int(self.state.get("packed", {}).get(channel, 0))
         part, rest = self.packer.split(vector)
-        memory = remembered.get(channel)
+        memory = self.state.get("codec", {}).get(channel)
         if memory is None:
             memory = kernel.codec.start(kernel.layout, vector.device)
         inputs = PackInputs(part, memory, self.key("codec", name_number(channel), count))
         payload, memory = await self._world.perform(self, Job(kernel, inputs), 0.0)
-        self.state["codec"] = {**self.state.get("codec", {}), channel: memory, f"{channel} packed": count + 1}
+        self.state["codec"] = {**self.state.get("codec", {}), channel: memory}
+        self.state["packed"] = {**self.state.get("packed", {}), channel: count + 1}
         return payload if rest is None else Packed(payload, rest)
 
     def unpack(self, payload: Content) -> Tensor:

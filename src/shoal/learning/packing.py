@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -157,6 +158,6 @@ class Packer:
             raise MalformedPayload(f"payload: got {got}; {layout.dtype} [{layout.size}] is needed")
         return payload
 
-    @property
+    @cached_property
     def _coded(self) -> Tensor:
         return self.layout.where(role=CODED)
