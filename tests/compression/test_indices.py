@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal.compression.indices import gaps_of, pack_gaps, pack_places, unpack_gaps, unpack_places
+from shoal.compression.indices import gaps_of, pack_places, unpack_places
 from shoal.tensors import integers, key, permutation
 
 PLACES = st.tuples(st.integers(0, 300), st.integers(0, 300), st.integers(0, 2**32)).map(
@@ -25,23 +25,19 @@ def rice_bits(gaps: list[int], low: int) -> int:
 
 @given(given=PLACES)
 @settings(deadline=None)
-def test_places_come_back_from_either_code(given: tuple[Tensor, int]) -> None:
+def test_places_come_back(given: tuple[Tensor, int]) -> None:
     places, size = given
-    packed, width = pack_gaps(places, size)
-    assert unpack_gaps(packed, width, places.numel(), size).tolist() == places.tolist()
-    assert packed.numel() == math.ceil(places.numel() * width / 8)
     packed, low = pack_places(places, size)
     assert unpack_places(packed, low, places.numel(), size).tolist() == places.tolist()
 
 
 @given(given=PLACES)
 @settings(deadline=None)
-def test_gaps_are_the_entries_skipped_and_the_width_is_that_of_the_largest(given: tuple[Tensor, int]) -> None:
+def test_gaps_are_the_entries_skipped(given: tuple[Tensor, int]) -> None:
     places, size = given
     chosen = [i in set(places.tolist()) for i in range(size)]
     runs = "".join("1" if c else "0" for c in chosen).split("1")[:-1]
     assert gaps_of(places, size).tolist() == [len(run) for run in runs]
-    assert pack_gaps(places, size)[1] == max((len(run) for run in runs), default=0).bit_length()
 
 
 @given(given=PLACES)
@@ -67,7 +63,6 @@ def test_random_places_take_little_more_than_their_entropy(density: float) -> No
 def test_places_of_a_large_vector_come_back() -> None:
     size = 1 << 32
     places = torch.tensor([0, 5, 70_000, size - 1])
-    assert unpack_gaps(*pack_gaps(places, size), 4, size).tolist() == places.tolist()
     assert unpack_places(*pack_places(places, size), 4, size).tolist() == places.tolist()
 
 
@@ -75,13 +70,12 @@ def test_places_of_a_large_vector_come_back() -> None:
 @settings(deadline=None)
 def test_any_bytes_give_places_in_order_and_range_or_are_refused(data: bytes, low: int, count: int) -> None:
     packed = torch.tensor(list(data), dtype=torch.uint8)
-    for unpack in (unpack_places, unpack_gaps):
-        try:
-            places = unpack(packed, low, count, 50)
-        except ValueError:
-            continue
-        assert places.numel() == count
-        assert places.tolist() == sorted(set(places.tolist()) & set(range(50)))
+    try:
+        places = unpack_places(packed, low, count, 50)
+    except ValueError:
+        return
+    assert places.numel() == count
+    assert places.tolist() == sorted(set(places.tolist()) & set(range(50)))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +91,5 @@ def test_any_bytes_give_places_in_order_and_range_or_are_refused(data: bytes, lo
     ],
 )
 def test_places_out_of_order_or_range_are_refused(places: Tensor, size: int, message: str) -> None:
-    for pack in (pack_gaps, pack_places):
-        with pytest.raises(ValueError, match=message):
-            pack(places, size)
+    with pytest.raises(ValueError, match=message):
+        pack_places(places, size)

@@ -79,12 +79,33 @@ def traffic(rank: int) -> dict[str, torch.Tensor]:
     return found
 
 
+def refusals(rank: int) -> dict[str, torch.Tensor]:
+    """Whether a step with NaN in the second process's gradient is refused here, and leaves everything as it was."""
+    found = {}
+    for name, make in SMALL.items():
+        module = nn.Linear(3, 2)
+        optimizer = make(module.parameters())
+        before = [p.detach().clone() for p in module.parameters()]
+        for p in module.parameters():
+            p.grad = torch.full_like(p, torch.nan if rank == 1 else 1.0)
+        try:
+            optimizer.step()
+        except ValueError as error:
+            same = all(torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True))
+            clean = not any(optimizer.state.values()) and all(group["steps"] == 0 for group in optimizer.param_groups)
+            found[name] = torch.tensor("rank 1" in str(error) and same and clean)
+        else:
+            found[name] = torch.tensor(False)
+    return found
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     """Everything that is tested, in one group of processes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     result = {f"end of {name}": trajectory(rank, make) for name, make in MAKERS.items()}
     result |= {f"bytes of {name}": count for name, count in traffic(rank).items()}
+    result |= {f"refused by {name}": as_it_was for name, as_it_was in refusals(rank).items()}
     save_file(result, str(folder / f"{rank}.safetensors"))
     dist.destroy_process_group()
 

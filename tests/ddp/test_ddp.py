@@ -55,3 +55,8 @@ def test_messages_are_smaller_than_ddps_buckets(name: str, times: float, ends: l
     for end in ends:
         assert int(end["bytes of ddp"]) == 4 * (128 * 64 + 64)
         assert times * int(end[f"bytes of {name}"]) <= int(end["bytes of ddp"])
+
+
+@pytest.mark.parametrize("name", ["majority", "1-bit adam", "demo"])
+def test_nan_in_one_process_is_refused_by_all_and_nothing_moves(name: str, ends: list[dict[str, Tensor]]) -> None:
+    assert [bool(end[f"refused by {name}"]) for end in ends] == [True, True]

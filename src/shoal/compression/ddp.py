@@ -20,14 +20,13 @@ from torch import Tensor
 from torch._C._distributed_c10d import GradBucket
 
 from shoal.compression.codec import Codec, Memory
+from shoal.compression.gathering import gather
 from shoal.tensors.layout import Layout
 from shoal.tensors.payload import Content, decode, encode, is_finite
 from shoal.tensors.random import key
 
 Params: TypeAlias = tuple[int, ...]
 Hook: TypeAlias = Callable[["HookState", GradBucket], torch.futures.Future[Tensor]]
-
-REFUSED = -1  # in place of a size: this process has nothing that could be sent
 
 
 @dataclass(eq=False)
@@ -125,7 +124,7 @@ def _hook(state: HookState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     state.calls += 1
     state.plain += gradient.numel() * gradient.element_size()
     state.sent += 8 + len(data or b"")
-    payloads = _gather(data, gradient.device, state.group)
+    payloads = gather(data, gradient.device, state.group)
     mean = torch.zeros_like(gradient)
     for sender, got in enumerate(payloads):
         row = _decoded(state.codec, got, layout, sender)
@@ -133,28 +132,6 @@ def _hook(state: HookState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     future: torch.futures.Future[Tensor] = torch.futures.Future()
     future.set_result(mean.div_(len(payloads)))
     return future
-
-
-def _gather(data: bytes | None, device: torch.device, group: Any) -> list[bytes]:
-    """The bytes of every rank; sizes go first, and what is shorter is filled up to the longest.
-
-    Raises:
-        ValueError: in every process, if one of them has None.
-    """
-    n = dist.get_world_size(group)
-    own = torch.tensor([REFUSED if data is None else len(data)], device=device)
-    sizes = [torch.empty_like(own) for _ in range(n)]
-    dist.all_gather(sizes, own, group=group)
-    counts = [int(size) for size in sizes]
-    refused = [str(rank) for rank, count in enumerate(counts) if count == REFUSED]
-    if data is None or refused:
-        raise ValueError(f"gradient: rank {', '.join(refused)} has NaN or infinity, which no codec can send")
-    padded = torch.zeros(max(counts), dtype=torch.uint8)
-    padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    padded = padded.to(device)
-    gathered = [torch.empty_like(padded) for _ in range(n)]
-    dist.all_gather(gathered, padded, group=group)
-    return [bytes(part[:count].cpu().numpy()) for part, count in zip(gathered, counts, strict=True)]
 
 
 def _decoded(codec: Codec, data: bytes, layout: Layout, sender: int) -> Tensor:

@@ -1,9 +1,9 @@
 """Places of the entries that a sparse payload holds, in few bits.
 
-Ascending places i_0 < i_1 < ... in range(size) are coded by what lies between them: i_0, i_1 - i_0 - 1, ... Either
-every gap takes the width of the largest (`pack_gaps`), or the Rice code is used (`pack_places`): gap >> low in unary,
-the `low` last bits as they are. Of n evenly random places among d the Rice code takes about the entropy, n log2(e d/n)
-bits; with low = 0 it is the bitmap up to the last place, so that it is never longer than `size` bits.
+Ascending places i_0 < i_1 < ... in range(size) are coded by what lies between them, i_0, i_1 - i_0 - 1, ..., in the
+Rice code: gap >> low in unary, the `low` last bits as they are. Of n evenly random places among d it takes about the
+entropy, n log2(e d/n) bits; with low = 0 it is the bitmap up to the last place, so that it is never longer than `size`
+bits.
 
 R. F. Rice, "Some Practical Universal Noiseless Coding Techniques", JPL Publication 79-22, 1979.
 """
@@ -16,47 +16,6 @@ from torch import Tensor
 from shoal.tensors.packing import pack_bits, packed_bits_size, unpack_bits
 
 WIDEST = 32
-
-
-def pack_gaps(places: Tensor, size: int) -> tuple[Tensor, int]:
-    """Gaps at the width of the largest.
-
-    Args:
-        places: int64 [n], ascending, in range(size); size at most 2**32.
-        size: of the vector.
-
-    Returns:
-        uint8 [ceil(n * width / 8)] and the width in bits, 0 where no gap has any (then there are no bytes).
-
-    Raises:
-        ValueError: places out of order or out of range.
-
-    >>> pack_gaps(torch.tensor([1, 2, 5]), 9)
-    (tensor([33], dtype=torch.uint8), 2)
-    """
-    gaps = gaps_of(places, size)
-    width = int(gaps.max()).bit_length() if gaps.numel() else 0
-    if not width:
-        return torch.empty(0, dtype=torch.uint8, device=places.device), 0
-    return pack_bits(gaps, width), width
-
-
-def unpack_gaps(packed: Tensor, width: int, count: int, size: int) -> Tensor:
-    """The places [count] that `pack_gaps` packed.
-
-    Raises:
-        ValueError: the bytes are not those of so many places in range(size).
-    """
-    if not 0 <= width <= WIDEST:
-        raise ValueError(f"width: got {width}; 0 to {WIDEST} is allowed")
-    if not 0 <= count <= size:
-        raise ValueError(f"count: got {count}; 0 to {size} is allowed")
-    if width:
-        gaps = unpack_bits(packed, width, count).long()
-    else:
-        _check_bytes("packed", packed, 0)
-        gaps = torch.zeros(count, dtype=torch.int64, device=packed.device)
-    return places_of(gaps, size)
 
 
 def pack_places(places: Tensor, size: int) -> tuple[Tensor, int]:

@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shoal.compression.gathering import gather
 from shoal.tensors.layout import Layout
-from shoal.tensors.payload import Content, decode, encode
+from shoal.tensors.payload import Content, decode, encode, is_finite
 
 Flat = dict[str, Tensor]
 
@@ -37,6 +38,7 @@ class Replicated(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.process_group = process_group
         self.sent = 0
+        self._finite, self._device = True, torch.device("cpu")  # of the gradient at hand
         first = dist.get_global_rank(process_group, 0) if process_group is not None else 0
         for group in self.param_groups:
             group.setdefault("steps", 0)
@@ -49,7 +51,11 @@ class Replicated(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of all processes together; a parameter without a gradient counts with zeros."""
+        """One step of all processes together; a parameter without a gradient counts with zeros.
+
+        Raises:
+            ValueError: in every process, if a gradient of one of them holds NaN or infinity; nothing has changed then.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,8 +66,9 @@ class Replicated(torch.optim.Optimizer):
             x = torch.cat([p.detach().flatten() for p in params])
             g = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
             memory = self._recall(params)
+            self._finite, self._device = is_finite(g), g.device
+            moved = self.move({**group, "steps": group["steps"] + 1}, x, g, memory, layout)
             group["steps"] += 1
-            moved = self.move(group, x, g, memory, layout)
             self._keep(params, memory, layout)
             for p, new in zip(params, layout.unflatten(moved).values(), strict=True):
                 p.copy_(new)
@@ -71,18 +78,13 @@ class Replicated(torch.optim.Optimizer):
         """What all processes sent, by rank, this one's included.
 
         Raises:
-            MalformedPayload: one sent something else than a payload.
+            ValueError: the gradient of one of them was not finite, in every process; or one sent something else than a
+                payload.
         """
-        data = torch.frombuffer(bytearray(encode(payload)), dtype=torch.uint8)
-        world = dist.get_world_size(self.process_group)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-        dist.all_gather(sizes, torch.tensor([data.numel()]), group=self.process_group)
-        longest = max(int(size) for size in sizes)
-        padded = torch.cat((data, data.new_zeros(longest - data.numel())))
-        rows = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(rows, padded, group=self.process_group)
-        self.sent += (world - 1) * (longest + 8)
-        return [decode(row[: int(size)].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
+        data = encode(payload)
+        rows = gather(data if self._finite else None, self._device, self.process_group)
+        self.sent += (len(rows) - 1) * (max(map(len, rows)) + 8)
+        return [decode(row) for row in rows]
 
     def _recall(self, params: list[Tensor]) -> Flat:
         names = list(self.state[params[0]]) if params else []
