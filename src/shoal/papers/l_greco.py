@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from shoal.compression.l_greco import choose
 from shoal.learning import Task
 from shoal.learning.data import Dataset
 from shoal.learning.models import mlp
-from shoal.papers.measures import some_of
+from shoal.papers.measures import most_accurate, some_of
 from shoal.papers.result import Finding, Result
 from shoal.simulation import Run, simulate
 from shoal.tensors import key, uniform
@@ -97,7 +98,7 @@ def training(setting: Setting, dataset: Dataset, figures: dict[str, float]) -> l
     arms = {"rank 4": ErrorFeedback(chosen.levels[chosen.default]), "L-GreCo": ErrorFeedback(chosen)}
     accuracy, sent = {}, {}
     for name, codec in arms.items():
-        lr = best_rate(setting, dataset, codec)
+        lr = most_accurate(setting.rates, partial(run_with, setting, dataset, codec, seed=setting.tuning_seed))
         runs = [run_with(setting, dataset, codec, lr, seed) for seed in setting.seeds]
         accuracy[name] = sum(float(run.curve()[-1, 1]) for run in runs) / len(runs)
         sent[name] = float(sum(sum(run.info["bytes"]["by_peer"][:WORKERS]) for run in runs)) / len(runs)
@@ -119,14 +120,6 @@ def judge(accuracy: dict[str, float], sent: dict[str, float], data: str) -> list
             sent["L-GreCo"] < sent["rank 4"],
         ),
     ]  # fmt: skip
-
-
-def best_rate(setting: Setting, dataset: Dataset, codec: Codec) -> float:
-    """The most accurate rate on the tuning seed."""
-    if len(setting.rates) == 1:
-        return setting.rates[0]
-    tried = {lr: run_with(setting, dataset, codec, lr, setting.tuning_seed).curve()[-1, 1] for lr in setting.rates}
-    return max(tried, key=lambda lr: float(tried[lr]))
 
 
 def run_with(setting: Setting, dataset: Dataset, codec: Codec, lr: float, seed: int) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shoal.learning.data import Data, Dataset, load
 from shoal.simulation import Run
@@ -15,6 +15,14 @@ def rounds_to(run: Run, accuracy: float) -> float:
         if value >= accuracy:
             return float(number)
     return math.inf
+
+
+def most_accurate(rates: Sequence[float], run: Callable[[float], Run]) -> float:
+    """The rate whose run, on a tuning seed, ends with the best test accuracy; a single one is taken as it is."""
+    if len(rates) == 1:
+        return rates[0]
+    ends = {lr: float(run(lr).curve()[-1, 1]) for lr in rates}
+    return max(ends, key=lambda lr: ends[lr])
 
 
 def average(values: Sequence[float]) -> float:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -37,7 +38,7 @@ from shoal.compression.rqm import Quantised
 from shoal.learning import Task
 from shoal.learning.data import Dataset
 from shoal.learning.models import logistic
-from shoal.papers.measures import some_of
+from shoal.papers.measures import most_accurate, some_of
 from shoal.papers.result import Finding, Result
 from shoal.privacy import PBM, RQMLaw, renyi_of_sum
 from shoal.simulation import Run, simulate
@@ -176,7 +177,7 @@ def training(setting: Setting, dataset: Dataset, figures: dict[str, float]) -> l
     figures["standard deviation of an entry at 0 / c, PBM"] = coins.variance(0.0) ** 0.5 / CLIP
     scores = {}
     for name, codec in {"RQM": RQM(CLIP), "PBM": Coins(coins)}.items():
-        lr = best_rate(setting, dataset, codec)
+        lr = most_accurate(setting.rates, partial(run_with, setting, dataset, codec, seed=setting.tuning_seed))
         runs = [run_with(setting, dataset, codec, lr, seed) for seed in setting.seeds]
         scores[name] = sum(float(run.curve()[-1, 1]) for run in runs) / len(runs)
         figures[f"test accuracy, {name}"], figures[f"learning rate, {name}"] = scores[name], lr
@@ -190,14 +191,6 @@ def judge(own: float, other: float, data: str) -> list[Finding]:
         Finding(f"{data}, as private as PBM: no more than half a point less accurate", words, own >= other - WITHIN),
         Finding("and more accurate", words, own > other),
     ]
-
-
-def best_rate(setting: Setting, dataset: Dataset, codec: Codec) -> float:
-    """The most accurate rate on the tuning seed."""
-    if len(setting.rates) == 1:
-        return setting.rates[0]
-    tried = {lr: run_with(setting, dataset, codec, lr, setting.tuning_seed).curve()[-1, 1] for lr in setting.rates}
-    return max(tried, key=lambda lr: float(tried[lr]))
 
 
 def run_with(setting: Setting, dataset: Dataset, codec: Codec, lr: float, seed: int) -> Run:

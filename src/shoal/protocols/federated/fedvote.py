@@ -135,14 +135,14 @@ class FedVote:
         if "latent" not in me.state:
             me.state["latent"] = self.latent_of(me.model, voted)
             me.state["reputation"] = torch.ones(me.peers, dtype=torch.float64)
-        clients = me.clients
+        clients, size = me.clients, sum(segment.size for segment in voted)
         count = max(int(self.fraction * len(clients) + 1e-9), 1)
         async for r in me.rounds():
             chosen = sorted(me.rng("participants", r).sample(clients, count))
             replies = await me.request_all(chosen, Ask(r, me.state["latent"]), "vote", timeout=self.timeout)
-            votes = self.unpack_all(replies, sum(segment.size for segment in voted), me.layout.dtype)
+            votes = me.read_all(replies, partial(self.unpack, count=size))
             if votes:
-                p = self.tally(me, votes)
+                p = self.tally(me, {client: vote.to(me.layout.dtype) for client, vote in votes.items()})
                 me.state["latent"] = spread(me.state["latent"], voted, inverse(p, self.a))
                 me.model = spread(me.model, voted, self.deployed(p) * _scale_vector(voted, p))
 
@@ -163,16 +163,6 @@ class FedVote:
     def pack(self, w: Tensor) -> Vote:
         """Votes [v] in {-1, 0, 1} as what travels."""
         return Vote(pack_bits(w > 0, 1), False) if self.kind == "binary" else Vote(pack_trits(w), True)
-
-    def unpack_all(self, replies: dict[int, Any], count: int, dtype: torch.dtype) -> dict[int, Tensor]:
-        """Client -> votes [count]; what is malformed is left out."""
-        votes = {}
-        for client, vote in replies.items():
-            try:
-                votes[client] = self.unpack(vote, count).to(dtype)
-            except ValueError:
-                continue
-        return votes
 
     def unpack(self, vote: Any, count: int) -> Tensor:
         """Votes int8 [count].
