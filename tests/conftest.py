@@ -1,11 +1,14 @@
 """Settings of all tests: one torch thread, compiled steps kept apart, the same examples of hypothesis every time."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 settings.register_profile("shoal", deadline=None, derandomize=True)  # without deadlines, as machines are slow at times
 settings.load_profile("shoal")

@@ -35,7 +35,9 @@ WORDS = [
 def run(folder, signal_name):
     environment = {**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, signal_name, *WORDS]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
