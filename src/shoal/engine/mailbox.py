@@ -67,6 +67,10 @@ class Box:
             if entry in self._waiting:
                 self._waiting.remove(entry)
 
+    def held(self, sender: int) -> int:
+        """How many messages of a sender nobody has received yet."""
+        return sum(message.sender == sender for message in self._messages)
+
     def lose(self, is_lost: Callable[[int], bool]) -> None:
         """Tell those who wait for a lost peer."""
         for future, sender in list(self._waiting):
@@ -77,9 +81,9 @@ class Box:
 class Meeting:
     """One channel of `exchange`: what has come for which round, and from whom something is still due.
 
-    A neighbour counts as absent, and is not waited for, when it is known to be lost, when it has already sent
-    something for a later round (its message for this one will not come any more), or when it came back from a crash
-    and is still more than one round behind.
+    A neighbour counts as absent, and is not waited for, when it is known to be lost or to have finished, when it has
+    already sent something for a later round (its message for this one will not come any more), or when it came back
+    from a crash and is still more than one round behind.
     """
 
     __slots__ = ("_ahead", "_behind", "_early", "future", "got", "late", "need", "parcel", "round", "sent_to")
@@ -101,7 +105,7 @@ class Meeting:
         """Whether an exchange is under way."""
         return self.parcel is not None
 
-    def begin(self, round: int, neighbours: Iterable[int], is_lost: Callable[[int], bool]) -> None:
+    def begin(self, round: int, neighbours: Iterable[int], is_absent: Callable[[int], bool]) -> None:
         """Open the meeting for a round."""
         self.round = round
         self.got = self._early.pop(round, {})
@@ -109,7 +113,7 @@ class Meeting:
             self.late += len(self._early.pop(old))
         self.need = {}
         for j in neighbours:
-            if j in self.got or self._ahead.get(j, -1) > round or j in self._behind or is_lost(j):
+            if j in self.got or self._ahead.get(j, -1) > round or j in self._behind or is_absent(j):
                 continue
             self.need[j] = None
 
@@ -161,6 +165,16 @@ class Meeting:
         """A peer came back: its rounds start over, so what it had sent before says nothing any more."""
         self._behind.add(peer)
         self._ahead.pop(peer, None)
+
+    def drop(self, peer: int) -> None:
+        """A peer takes part no more."""
+        if peer in self.need:
+            del self.need[peer]
+            self.settle()
+
+    def held(self, peer: int) -> int:
+        """How many messages of a peer are kept for later rounds."""
+        return sum(peer in early for early in self._early.values())
 
     def close(self) -> dict[int, Any]:
         """End the meeting; what came, in order of the sender's id."""

@@ -24,6 +24,7 @@ class Kind(enum.IntEnum):
     REPLY = 3
     GOODBYE = 4
     REFUSAL = 5  # answers a request that was dropped
+    CONTROL = 6  # from one real world to another; never reaches a peer
 
 
 class Received(NamedTuple):
@@ -36,12 +37,13 @@ class Received(NamedTuple):
 class Parcel:
     """A payload on its way: its size, and whether it is still what was sent. Shared by all its receivers."""
 
-    __slots__ = ("_finite", "_tensors", "payload", "size")
+    __slots__ = ("_body", "_finite", "_tensors", "payload", "size")
 
     def __init__(self, payload: Any) -> None:
         self.payload = payload
         self.size = ENVELOPE.size + encoded_size(payload)
         self._finite: bool | None = None
+        self._body: bytes | None = None
         self._tensors = [(tensor, tensor._version) for tensor in tensors(payload)]
 
     @property
@@ -65,10 +67,20 @@ class Parcel:
                     "send a copy, or assign a new tensor instead of changing this one"
                 )
 
+    @property
+    def body(self) -> bytes:
+        """The payload as bytes; encoded once, however many receivers it has."""
+        if self._body is None:
+            self._body = encode(self.payload)
+        return self._body
+
+    def head(self, kind: Kind, tag: int, channel: int, number: int) -> bytes:
+        """The envelope that goes before `body` on a wire."""
+        return ENVELOPE.pack(MAGIC, VERSION, kind, 0, tag, channel, number, len(self.body))
+
     def frame(self, kind: Kind, tag: int, channel: int, number: int) -> bytes:
         """The message as it goes over a wire; `size` is its length."""
-        body = encode(self.payload)
-        return ENVELOPE.pack(MAGIC, VERSION, kind, 0, tag, channel, number, len(body)) + body
+        return self.head(kind, tag, channel, number) + self.body
 
 
 class Message:

@@ -47,6 +47,7 @@ class Peer:
         self._busy: dict[str, int] = {}
         self._queued: dict[str, deque[Message]] = {}
         self._pending: dict[int, tuple[Poll, int]] = {}  # by number of the request
+        self._ended: set[int] = set()  # peers that have finished their protocol, as far as their world tells
         self._awaiting: dict[_Waits, str | Callable[[], str]] = {}
         self._round = 0
         self._key = key(world.seed, "peer", id)
@@ -146,13 +147,16 @@ class Peer:
             In-neighbour id -> payload, by increasing id; those who are late, lost or behind are absent.
         """
         world = self._world
+        if world.in_step:
+            with self._waits(f"exchange({channel!r}, round {round})"):
+                return await world.exchange(self.id, Parcel(payload), round, channel)
         meeting = self._meetings.get(channel)
         if meeting is None:
             meeting = self._meetings[channel] = Meeting()
         if meeting.active:
             raise RuntimeError(f"exchange: peer {self.id} is already in an exchange on channel {channel!r}")
         parcel = Parcel(payload)
-        meeting.begin(round, world.in_neighbours(self.id, round), self._is_lost)
+        meeting.begin(round, world.in_neighbours(self.id, round), self._is_absent)
         meeting.parcel = parcel
         meeting.sent_to = world.neighbours(self.id, round)
         for to in meeting.sent_to:
@@ -302,6 +306,9 @@ class Peer:
     def _is_lost(self, other: int) -> bool:
         return self._world.is_lost(self.id, other)
 
+    def _is_absent(self, other: int) -> bool:
+        return other in self._ended or self._world.is_lost(self.id, other)
+
     def _deliver(self, message: Message) -> None:
         kind = message.kind
         payload = message.parcel.payload
@@ -319,14 +326,13 @@ class Peer:
                     self.id, message.sender, message.channel, Kind.REPLY, message.number, message.reply
                 )
         elif kind is Kind.REPLY:
-            pending = self._pending.pop(message.tag, None)
-            if pending is not None:
-                pending[0].put(pending[1], payload)
+            pending = self._pending.get(message.tag)
+            if pending is not None and pending[1] == message.sender:
+                del self._pending[message.tag]
+                pending[0].put(message.sender, payload)
         elif kind is Kind.REFUSAL:
-            self._fail_pending(
-                message.tag,
-                PeerLost(message.sender, "it dropped the request, which was malformed or held NaN or infinity"),
-            )
+            why = "it dropped the request, which was malformed or held NaN or infinity"
+            self._fail_pending(message.tag, PeerLost(message.sender, why))
         else:
             box = self._boxes.get(message.channel)
             if box is None:
@@ -341,7 +347,7 @@ class Peer:
             return
         try:
             answer = found[0](message.sender, message.parcel.payload)
-        except MalformedPayload as error:
+        except Exception as error:
             self._turn_down(message, error)
             return
         if inspect.isawaitable(answer):
@@ -358,7 +364,7 @@ class Peer:
         channel = message.channel
         try:
             self._reply(message, await answer)
-        except MalformedPayload as error:
+        except Exception as error:
             self._turn_down(message, error)
         finally:
             self._busy[channel] -= 1
@@ -366,9 +372,13 @@ class Peer:
         while waiting and not self._full(channel):
             self._handle(waiting.popleft())
 
-    def _turn_down(self, message: Message, error: MalformedPayload) -> None:
+    def _turn_down(self, message: Message, error: Exception) -> None:
         """A request made no sense to its handler: whoever sent it gets to know."""
-        self._world.log("malformed request dropped", self.id, sender=message.sender, why=str(error))
+        malformed = isinstance(error, MalformedPayload)
+        if not malformed and not self._world.forgiving:
+            raise error
+        why = str(error) if malformed else f"{type(error).__name__}: {error}"
+        self._world.log("malformed request dropped", self.id, sender=message.sender, why=why)
         self._world.transmit(self.id, message.sender, message.channel, Kind.REFUSAL, message.number, Parcel(None))
 
     def _reply(self, message: Message, answer: Any) -> None:
@@ -388,6 +398,7 @@ class Peer:
 
     def _returned(self, other: int) -> None:
         """A peer came back (or the way to it healed): it lost what was sent meanwhile, so send it again."""
+        self._ended.discard(other)
         for channel, meeting in self._meetings.items():
             meeting.returned(other)
             if meeting.active and other in meeting.sent_to:
@@ -396,6 +407,18 @@ class Peer:
             if to == other:
                 why = "it was out of reach for a while, and the request may be lost"
                 self._fail_pending(number, PeerLost(to, why))
+
+    def _finished(self, other: int) -> None:
+        """A peer has finished its protocol: it takes part in no exchange any more, but still answers requests."""
+        self._ended.add(other)
+        for meeting in self._meetings.values():
+            meeting.drop(other)
+
+    def _held(self, sender: int) -> int:
+        """How many messages of a peer wait here to be taken."""
+        queued = sum(message.sender == sender for queue in self._queued.values() for message in queue)
+        boxed = sum(box.held(sender) for box in self._boxes.values())
+        return queued + boxed + sum(meeting.held(sender) for meeting in self._meetings.values())
 
     def _waits(self, what: str | Callable[[], str]) -> _Waits:
         return _Waits(self, what)
@@ -417,9 +440,10 @@ class Peer:
             self._boxes.setdefault(channel, Box()).refuse(sender, SPOILT)
 
     def _fail_pending(self, number: int, error: PeerLost) -> None:
-        pending = self._pending.pop(number, None)
-        if pending is not None:
-            pending[0].lose(pending[1], error)
+        pending = self._pending.get(number)
+        if pending is not None and pending[1] == error.peer:
+            del self._pending[number]
+            pending[0].lose(error.peer, error)
 
 
 class _Waits:

@@ -41,8 +41,15 @@ class World(ABC):
         seed: seed of all draws.
         rounds: default number of rounds of a protocol.
         server: id of the peer with the server role, or None.
+        wall_clock: time passes while something is computed; what a device would take is of no interest.
+        in_step: `exchange` is one act of all peers, see `World.exchange`.
+        forgiving: a request that its handler cannot take is refused and logged, whatever the handler raised; else
+            the run fails, since a fault of the protocol is more likely than bad input.
     """
 
+    wall_clock: bool = False
+    in_step: bool = False
+    forgiving: bool = False
     offers: Offers
     size: int
     seed: int
@@ -68,6 +75,14 @@ class World(ABC):
     @abstractmethod
     def transmit(self, sender: int, to: int, channel: str, kind: Kind, tag: int, parcel: Parcel) -> int:
         """Send a parcel; returns the message's number."""
+
+    async def exchange(self, peer: int, parcel: Parcel, round: int, channel: str) -> dict[int, Any]:
+        """Where `in_step`: send to all neighbours, and collect what they send, at once; see `Peer.exchange`.
+
+        Raises:
+            NotImplementedError: the world is not in step, and exchanges message by message.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def is_lost(self, peer: int, other: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +22,7 @@ from shoal.learning.kernels import GradientInputs, Trained, TrainInputs
 from shoal.learning.objective import Objective
 from shoal.learning.packing import Packed, Packer, PackInputs
 from shoal.learning.trainer import Trainer
+from shoal.learning.training import PacedTraining, Training
 from shoal.optim import Rule
 from shoal.tensors.bits import name_number
 from shoal.tensors.finite import all_finite
@@ -31,29 +31,6 @@ from shoal.tensors.random import key as keyed
 
 Weights = Mapping[int, float]
 T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class _Training:
-    """A training request under way: what to show if somebody looks before it ends.
-
-    `before` and `losses` are the number of steps, and the sum of their losses, before the model was last set.
-    """
-
-    job: Job
-    inputs: TrainInputs
-    ends: list[float]
-    before: int = 0
-    losses: float = 0.0
-
-    def steps_done(self, now: float) -> int:
-        """Steps that have ended by now."""
-        return sum(end <= now for end in self.ends)
-
-    def mean_loss(self, trained: Trained) -> float:
-        """Over all steps, of which `trained` are those after the model was last set."""
-        steps = self.inputs.schedule.steps
-        return (self.losses + trained.loss * steps) / max(1, self.before + steps)
 
 
 class Learner(Peer):
@@ -68,6 +45,7 @@ class Learner(Peer):
         shard: the peer's data; may be replaced.
         device: how fast it computes.
         packer: how vectors travel; shared by all peers, and never changed.
+        pace: steps that are computed at a time on a wall clock; see `PacedTraining`.
     """
 
     def __init__(
@@ -89,7 +67,8 @@ class Learner(Peer):
         self.device = device
         self.packer = packer or Packer(None, trainer.layout)
         self._row = weights
-        self._training: _Training | None = None
+        self.pace = 1
+        self._training: Training | None = None
         self._stream, self._noise = self.key("batches"), self.key("model")
         if "model" not in self.state:
             self.state["model"] = trainer.initial(init_seed)
@@ -99,17 +78,16 @@ class Learner(Peer):
     @property
     def model(self) -> Tensor:
         """The model, a flat vector [d]; while it is trained, with the steps that are done by now."""
-        training = self._training
-        if training is None:
+        if self._training is None:
             value: Tensor = self.state["model"]
             return value
-        return self._so_far(training).vector
+        return self._training.so_far().vector
 
     @model.setter
     def model(self, vector: Tensor) -> None:
         self._check_form("model", vector)
         if self._training is not None:
-            self._rebase(self._training, vector)
+            self._training.rebase(vector)
         self.state["model"] = vector
 
     @property
@@ -156,11 +134,13 @@ class Learner(Peer):
         if self._training is not None:
             raise RuntimeError(f"train: peer {self.id} is already training")
         inputs, kernel = self._request(self.state["model"], steps, epochs, lr, batch, objective, extras)
-        training = self._training = _Training(Job(kernel, inputs), inputs, self._ends(inputs))
+        kind = PacedTraining if self._world.wall_clock else Training
+        training = self._training = kind(self, kernel, inputs)
         try:
-            trained = await self._finish(training)
+            trained = await training.finish()
+            self._check(trained.vector)
         except asyncio.CancelledError:
-            self._keep(self._so_far(training), training.inputs, training.steps_done(self.now()))
+            self._keep(training.so_far(), training.inputs, training.steps_done)
             raise
         finally:
             self._training = None
@@ -186,7 +166,7 @@ class Learner(Peer):
         start = self.model if at is None else self._check_form("at", at)
         inputs, kernel = self._request(start, steps, epochs, lr, batch, objective, extras)
         job = Job(kernel, inputs)
-        ends = self._ends(inputs)
+        ends = self.finish_times(inputs)
         trained: Trained = await self._world.perform(self, job, ends[-1] - self.now() if ends else 0.0)
         self._check(trained.vector)
         self._remember(trained, inputs, inputs.schedule.steps)
@@ -467,44 +447,8 @@ class Learner(Peer):
     def _steps_ever(self) -> int:
         return int(self.state.get("earlier", 0)) + int(self.state.get("steps", 0))
 
-    async def _finish(self, training: _Training) -> Trained:
-        while True:
-            job = training.job
-            end = training.ends[-1] if training.ends else self.now()
-            trained: Trained = await self._world.perform(self, job, end - self.now())
-            if training.job is job:  # else the model was set meanwhile, and what is left is another job
-                self._check(trained.vector)
-                return trained
-
-    def _so_far(self, training: _Training) -> Trained:
-        """The result of the steps that have ended by now, recomputed from the start."""
-        done = training.steps_done(self.now())
-        inputs = training.inputs
-        if done == 0:
-            return Trained(inputs.vector, inputs.memory, 0.0)
-        return self._compute_now(training.job.kernel, _first(inputs, done))
-
-    def _compute_now(self, kernel: Any, inputs: TrainInputs) -> Trained:
-        job = Job(kernel, inputs)
-        with torch.no_grad():
-            for chunk in kernel.chunks([job]):
-                kernel.run(chunk)
-        result: Trained = job.result
-        return result
-
-    def _rebase(self, training: _Training, vector: Tensor) -> None:
-        """The model was replaced during training: the steps that are left go on from there."""
-        now = self.now()
-        done = training.steps_done(now)
-        so_far, inputs = self._so_far(training), training.inputs
-        training.before += done
-        training.losses += so_far.loss * done
-        rest = _after(inputs, done, vector, so_far.memory)
-        training.inputs = rest
-        training.ends = training.ends[done:]
-        training.job = Job(training.job.kernel, rest)
-
-    def _ends(self, inputs: TrainInputs) -> list[float]:
+    def finish_times(self, inputs: TrainInputs) -> list[float]:
+        """Virtual times at which each step of a request ends that begins now."""
         now, slowness = self.now(), self._world.slowness(self.id)
         first = int(self.state.get("earlier", 0)) + inputs.first_step
         return self.device.finish_times(now, first, inputs.schedule.steps, slowness)
@@ -514,7 +458,7 @@ class Learner(Peer):
         self._remember(trained, inputs, steps)
 
     def _remember(self, trained: Trained, inputs: TrainInputs, steps: int) -> None:
-        schedule = inputs.schedule if steps == inputs.schedule.steps else _first(inputs, steps).schedule
+        schedule = inputs.schedule if steps == inputs.schedule.steps else inputs.part(0, steps).schedule
         self.state["position"] = schedule.position_after
         self.state["steps"] = inputs.first_step + steps
         if trained.memory:
@@ -557,13 +501,3 @@ class Learner(Peer):
             schedule = stream(key, len(shard), size, 1, 0)
         inputs, targets, weights = next(batches([schedule], [shard], [1]))
         return inputs[0], targets[0], weights[0]
-
-
-def _first(inputs: TrainInputs, steps: int) -> TrainInputs:
-    """The first steps of a request."""
-    return inputs.part(0, steps)
-
-
-def _after(inputs: TrainInputs, steps: int, vector: Tensor, memory: Any) -> TrainInputs:
-    """The rest of a request."""
-    return replace(inputs.part(steps, inputs.schedule.steps), vector=vector, memory=memory)

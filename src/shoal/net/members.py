@@ -1,0 +1,91 @@
+"""Who is here, as one real peer knows it, and who needs it still."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+class Members:
+    """The other peers.
+
+    Attributes:
+        here: those that are connected.
+        done: whether the peer itself has finished its protocol.
+    """
+
+    def __init__(self) -> None:
+        self.here: set[int] = set()
+        self.done = False
+        self._met: set[int] = set()
+        self._finished: set[int] = set()
+        self._gone_since: dict[int, float] = {}
+        self._begun = False
+        self._changed: set[asyncio.Future[None]] = set()
+
+    def begin(self) -> None:
+        """The peer's protocol begins: whoever connects from now on joins or returns."""
+        self._begun = True
+
+    def finish(self) -> None:
+        """The peer's protocol has ended."""
+        self.done = True
+
+    def came(self, other: int) -> bool:
+        """A connection is there; returns whether `other` has missed something: it is back, or joins late."""
+        missed = self._begun or other in self._met
+        self.here.add(other)
+        self._met.add(other)
+        self._finished.discard(other)
+        self._gone_since.pop(other, None)
+        self._tell()
+        return missed
+
+    def went(self, other: int) -> None:
+        """The connection is gone."""
+        self.here.discard(other)
+        self._gone_since.setdefault(other, time.monotonic())
+        self._tell()
+
+    def left(self, other: int) -> None:
+        """A peer says goodbye: it will not come back soon."""
+        self._gone_since[other] = float("-inf")
+        self._tell()
+
+    def finished(self, other: int) -> None:
+        """A peer has finished its protocol."""
+        self._finished.add(other)
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, set()
+        for future in changed:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until a condition on the members holds; returns whether it does."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not condition():
+                    future = asyncio.get_running_loop().create_future()
+                    self._changed.add(future)
+                    await future
+        except TimeoutError:
+            return False
+        return True
+
+    def awaited(self, linger: float) -> set[int]:
+        """Peers that may need this one still: not finished, and here, or gone for less than `linger` seconds."""
+        now = time.monotonic()
+        return {
+            other
+            for other in self._met - self._finished
+            if other not in self._gone_since or now - self._gone_since[other] < linger
+        }
+
+    async def wait_for_all(self, linger: float) -> None:
+        """Wait until no peer needs this one any more; see `awaited`."""
+        while self.awaited(linger):
+            await self.wait(lambda: not self.awaited(linger), timeout=1.0)

@@ -1,0 +1,392 @@
+"""The real world: one peer, on the wall clock, behind a transport. The same `Peer`, and the same protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.engine.compute import Job
+from shoal.engine.errors import PeerFailed
+from shoal.engine.ledger import Ledger
+from shoal.engine.message import Kind, Message, Parcel
+from shoal.engine.peer import Peer, current
+from shoal.engine.state import State
+from shoal.engine.world import Offers, World
+from shoal.net.frames import Frame, MalformedFrame, Reader, channel_number, read_frame
+from shoal.net.members import Members
+from shoal.net.store import Store
+from shoal.net.transport import Ears, Transport
+
+Neighbours = Callable[[int, int], tuple[int, ...]]
+Metric = tuple[float, int, int, int, str, float]
+LARGE = 1 << 18  # bytes from which a frame is decoded off the loop
+HELD, HELD_LARGE = 256, 16  # messages of one sender, and large ones, that may wait here to be taken
+ROUNDS_LIMIT = 1 << 31  # a round beyond it is no round
+EVENTS = 1000  # of the log, kept in memory
+LIVES_SHIFT = 40  # numbers of messages of one life of a peer
+
+
+class RealWorld(World):
+    """The world as one peer sees it that shares it with others on other machines.
+
+    Args:
+        id: of the peer that lives here.
+        peers: number of peers, present or not.
+        transport: connects it with the others.
+        limit: bytes that a frame may have; see `frames.frame_limit`.
+        seed, rounds, server: see `World`.
+        neighbours, in_neighbours: as of `SimulatedWorld`.
+        store: where the peer's state is durable; None keeps nothing.
+        patience: seconds that `exchange` waits; None waits for whoever is connected.
+
+    Attributes:
+        ledger: bytes sent, by channel.
+        received: bytes received, by channel.
+        refused: malformed frames, by sender.
+        metrics: rows (time, round, bytes sent, peer, name, value) of `Peer.record`.
+        events: the end of the log.
+        members: who is here.
+        on_commit: called as `on_commit(peer)` when the peer has committed its state.
+        on_log: called with each entry of the log.
+        on_control: called as `on_control(sender, content)` with what other worlds tell beside what peers say.
+    """
+
+    wall_clock = True
+    forgiving = True
+
+    def __init__(
+        self,
+        id: int,
+        peers: int,
+        transport: Transport,
+        *,
+        limit: int,
+        seed: int = 0,
+        rounds: int = 1,
+        server: int | None = None,
+        neighbours: Neighbours | None = None,
+        in_neighbours: Neighbours | None = None,
+        store: Store | None = None,
+        patience: float | None = None,
+    ) -> None:
+        if not 0 <= id < peers:
+            raise ValueError(f"id: got {id}; a number from 0 to {peers - 1} is allowed")
+        self.id, self.size, self.seed, self.rounds, self.server = id, peers, seed, rounds, server
+        self.transport, self.limit = transport, limit
+        self.offers = Offers(server=server is not None)
+        self.ledger = Ledger([0] * peers)
+        self.received: dict[str, int] = {}
+        self.refused: dict[int, int] = {}
+        self.metrics: list[Metric] = []
+        self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+        self.on_commit: Callable[[Any], None] | None = None
+        self.on_log: Callable[[dict[str, Any]], None] | None = None
+        self.on_control: Callable[[int, dict[str, Any]], None] | None = None
+        everybody = tuple(i for i in range(peers) if i != id)
+        self._neighbours = neighbours or (lambda peer, round: everybody)
+        self._in_neighbours = in_neighbours or self._neighbours
+        self._store, self._patience = store, patience
+        self._readers: dict[int, Reader] = {}
+        self._named: dict[int, set[str]] = {}
+        self._number = 0
+        self._began = time.monotonic()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._committing = asyncio.Lock()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shoal-compute")
+        self.members = Members()
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        protocol: Callable[[Any], Coroutine[Any, Any, Any]],
+        *,
+        make_peer: Callable[[int, World, State | None], Peer] = Peer,
+        company: int = 0,
+        linger: float = 30.0,
+    ) -> Peer:
+        """Run `protocol(peer)` to its end, and stay until the others need this peer no more.
+
+        Args:
+            protocol: coroutine function of a peer.
+            make_peer: builds the peer from (id, world, restored state or None).
+            company: how many others must be connected before a first life begins; a later one waits for one of them.
+            linger: seconds after which a peer that is gone is not waited for at the end, and for which a later life
+                waits for the others at the beginning.
+
+        Returns:
+            The peer, with its final state.
+
+        Raises:
+            PeerFailed: the protocol raised.
+        """
+        lives = 1 if self._store is None else self._store.begin_life()
+        self._number = lives << LIVES_SHIFT
+        state = None if self._store is None else self._store.load()
+        self.peer = peer = make_peer(self.id, self, state)
+        peer.lives = lives
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self.transport.start(Ears(self._frame, self._up, self._down))
+            if state is None:
+                await self.members.wait(lambda: len(self.members.here) >= company)
+            else:
+                await self.members.wait(lambda: bool(self.members.here) or company == 0, timeout=linger)
+            self._began = time.monotonic()
+            await self._live(peer, protocol)
+            self._tell_all({"what": "done"})
+            self.members.finish()
+            await self._until_failure(self.members.wait_for_all(linger))
+        finally:
+            await self._end()
+        return peer
+
+    async def _live(self, peer: Peer, protocol: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
+        self.members.begin()
+        main = self._launch(peer, protocol(peer))
+        await self._until_failure(asyncio.shield(main))
+
+    async def _until_failure(self, work: Any) -> None:
+        """Await something, unless a task of the peer fails before."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+            try:
+                await task
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                raise PeerFailed(self.id, self.now(), error) from error
+        finally:
+            task.cancel()
+
+    async def _end(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        for to in self.members.here:
+            self._post(to, Kind.GOODBYE, {})
+        await self.transport.stop(5.0)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # -- services of a World ---------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds since the peer's protocol began in this life."""
+        return time.monotonic() - self._began
+
+    def neighbours(self, peer: int, round: int) -> tuple[int, ...]:
+        """To whom `peer` sends in a round."""
+        return self._neighbours(peer, round)
+
+    def in_neighbours(self, peer: int, round: int) -> tuple[int, ...]:
+        """From whom `peer` hears in a round."""
+        return self._in_neighbours(peer, round)
+
+    def patience(self, peer: int) -> float | None:
+        """As given: whoever is connected loses nothing, and whoever is not is not waited for."""
+        return self._patience
+
+    def transmit(self, sender: int, to: int, channel: str, kind: Kind, tag: int, parcel: Parcel) -> int:
+        """Send a parcel; returns the message's number."""
+        if to == sender or not 0 <= to < self.size:
+            raise ValueError(f"to: got {to}; another peer than {sender}, from 0 to {self.size - 1}, is allowed")
+        account = self.ledger.account(channel)
+        account.messages += 1
+        account.sent += parcel.size
+        self.ledger.total += parcel.size
+        self.ledger.by_peer[sender] += parcel.size
+        named = self._named.get(to)
+        if named is not None and channel not in named:
+            named.add(channel)
+            self._post(to, Kind.CONTROL, {"what": "channel", "name": channel})
+        self._number = number = self._number + 1
+        if named is None or not self._put(to, kind, tag, channel_number(channel), number, parcel):
+            account.lost += parcel.size
+        return number
+
+    def _put(self, to: int, kind: Kind, tag: int, channel: int, number: int, parcel: Parcel) -> bool:
+        return self.transport.send(to, parcel.head(kind, tag, channel, number), parcel.body)
+
+    def _post(self, to: int, kind: Kind, content: dict[str, Any]) -> None:
+        """Tell another world something."""
+        self._number += 1
+        self._put(to, kind, 0, 0, self._number, Parcel(content))
+
+    def _tell_all(self, content: dict[str, Any]) -> None:
+        for to in sorted(self.members.here):
+            self._post(to, Kind.CONTROL, content)
+
+    def tell_all(self, what: str, content: dict[str, Any]) -> None:
+        """Tell all connected worlds something; their `on_control` gets it.
+
+        Args:
+            what: its kind; "channel" and "done" are the world's own.
+            content: numbers and short texts.
+        """
+        self._tell_all({**content, "what": what})
+
+    def is_lost(self, peer: int, other: int) -> bool:
+        """Whether `other` is not connected."""
+        return other not in self.members.here
+
+    def watch(self, peer: int, other: int) -> None:
+        """If `other` is not connected, tell the peer soon."""
+        if other not in self.members.here:
+            asyncio.get_running_loop().call_soon(self.peer._recheck)
+
+    async def commit(self, peer: Peer) -> None:
+        """Write the peer's state to its store, off the loop; durable when this returns."""
+        snapshot = peer.state.snapshot()
+        if self._store is not None:
+            async with self._committing:
+                await asyncio.to_thread(lambda store: store.save(snapshot.encode()), self._store)
+        if self.on_commit is not None:
+            self.on_commit(peer)
+
+    async def perform(self, peer: Peer, job: Job, seconds: float) -> Any:
+        """Compute a job in the thread that computes; how long that takes is what it takes."""
+        return await self.off_loop(_compute, job)
+
+    async def off_loop(self, fn: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the thread that computes, after what was asked for before."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, fn, *arguments)
+
+    async def compute(
+        self,
+        peer: Peer,
+        fn: Callable[..., Any],
+        tensors: tuple[Tensor, ...],
+        seconds: float,
+        static: dict[str, Any],
+    ) -> Any:
+        """See `Peer.compute`."""
+        return await self.off_loop(_apply, fn, tensors, static)
+
+    def spawn(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine as a task of the peer."""
+        task = self._launch(peer, coroutine)
+        task.add_done_callback(self._must_succeed)
+        return task
+
+    def _launch(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        context = contextvars.copy_context()
+        context.run(current.set, peer)
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _must_succeed(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
+            failure = PeerFailed(self.id, self.now(), error)
+            failure.__cause__ = error
+            self._failed.set_exception(failure)
+
+    def record(self, peer: Peer, name: str, value: float) -> None:
+        """Add a row to `metrics`."""
+        self.metrics.append((self.now(), peer.round, self.ledger.total, peer.id, name, value))
+
+    def log(self, event: str, peer: int | None = None, **details: Any) -> None:
+        """Add an entry to the log."""
+        entry = {"time": self.now(), "event": event, "peer": self.id if peer is None else peer, **details}
+        self.events.append(entry)
+        if self.on_log is not None:
+            self.on_log(entry)
+
+    # -- what the transport hears ----------------------------------------------------------------------------
+
+    def _up(self, other: int) -> None:
+        self._readers[other], self._named[other] = Reader(self.limit), set()
+        back = self.members.came(other)
+        self.log("connected" if not back else "connected again", other)
+        if back:
+            self.peer._returned(other)
+        if self.members.done:
+            self._post(other, Kind.CONTROL, {"what": "done"})
+
+    def _down(self, other: int, why: str) -> None:
+        if other in self.members.here:
+            self.members.went(other)
+            self._readers.pop(other, None)
+            self._named.pop(other, None)
+            self.log("lost", other, why=why)
+            self.peer._recheck()
+
+    async def _frame(self, sender: int, data: bytes | bytearray | memoryview) -> None:
+        reader = self._readers.get(sender)
+        if reader is None:
+            return
+        try:
+            if len(data) < LARGE:
+                frame = reader.read(data)
+            else:
+                frame = reader.admit(await asyncio.to_thread(read_frame, data, reader.limit))
+            if frame.kind in (Kind.CONTROL, Kind.GOODBYE):
+                self._control(sender, reader, frame)
+            else:
+                await self._message(sender, reader.name(frame.channel), frame, len(data))
+        except MalformedFrame as error:
+            self._refuse(sender, str(error))
+
+    def _refuse(self, sender: int, why: str) -> None:
+        """Log a bad frame: the first, the second, the fourth, the eighth ... of a sender."""
+        count = self.refused[sender] = self.refused.get(sender, 0) + 1
+        if count & (count - 1) == 0:
+            self.log("malformed frame refused", self.id, sender=sender, why=why, count=count)
+
+    def _control(self, sender: int, reader: Reader, frame: Frame) -> None:
+        content = frame.payload
+        if not isinstance(content, dict):
+            raise MalformedFrame(f"control: got {type(content).__name__}; a dict is needed")
+        what = content.get("what")
+        if frame.kind is Kind.GOODBYE:
+            self.members.left(sender)
+        elif what == "channel":
+            reader.learn(content.get("name"))
+        elif what == "done":
+            self.members.finished(sender)
+            self.peer._finished(sender)
+        elif self.on_control is not None:
+            self.on_control(sender, content)
+
+    async def _message(self, sender: int, channel: str, frame: Frame, size: int) -> None:
+        kind, peer = frame.kind, self.peer
+        if kind is Kind.EXCHANGE and not (
+            0 <= frame.tag < ROUNDS_LIMIT and sender in self._in_neighbours(self.id, frame.tag)
+        ):
+            raise MalformedFrame(f"exchange: round {frame.tag} is none in which {sender} sends to {self.id}")
+        if kind in (Kind.DATA, Kind.EXCHANGE, Kind.REQUEST):
+            held = peer._held(sender)
+            if held >= (HELD if size < LARGE else HELD_LARGE):
+                raise MalformedFrame(f"{held} messages of peer {sender} wait here already")
+        parcel = Parcel(frame.payload)
+        message = Message(sender, self.id, channel, kind, frame.tag, parcel, frame.number, self.now())
+        finite = parcel.finite if size < LARGE else await asyncio.to_thread(lambda: parcel.finite)
+        if not finite:
+            self.log("dropped: NaN or infinity", self.id, sender=sender, channel=channel)
+            peer._refuse(message)
+            return
+        self.received[channel] = self.received.get(channel, 0) + size
+        peer._deliver(message)
+
+
+def _compute(job: Job) -> Any:
+    with torch.no_grad():
+        for chunk in job.kernel.chunks([job]):
+            job.kernel.run(chunk)
+    return job.result
+
+
+def _apply(fn: Callable[..., Any], tensors: tuple[Tensor, ...], static: dict[str, Any]) -> Any:
+    with torch.no_grad():
+        return fn(*tensors, **static)
