@@ -1,0 +1,221 @@
+"""One peer of an experiment, alive in a real world: what it measures, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from shoal import __version__
+from shoal.engine import World
+from shoal.engine.compute import Job
+from shoal.engine.errors import NonFinite, ShoalError
+from shoal.engine.ledger import Ledger
+from shoal.engine.simulated import Metric
+from shoal.engine.state import State
+from shoal.learning import Learner, Shard
+from shoal.learning.data.dataset import first_not_finite
+from shoal.protocols import check_needs
+from shoal.simulation.describe import describe_shards, describe_topology
+from shoal.simulation.parts import Parts
+from shoal.simulation.run import FORMAT, Run, summarise
+from shoal.simulation.settings import Settings
+from shoal.tensors.random import key, permutation
+
+SIMULATED = ("network", "devices", "faults", "attack", "until", "trace", "workers", "eval_peers", "batched")
+
+
+class LivingWorld(Protocol):
+    """What a node needs of the world that its peer lives in, beside `World`."""
+
+    ledger: Ledger
+    metrics: list[Metric]
+    on_commit: Any
+
+    async def off_loop(self, fn: Any, *arguments: Any) -> Any:
+        """Call a function where the peer's work is computed."""
+
+
+def real_parts(settings: Settings, name: str | None = None) -> tuple[Parts, list[str]]:
+    """The parts of an experiment for real peers, and the settings that mean something in a simulation only.
+
+    What is simulated (links, devices, faults, attackers) is left out; everything that both kinds of world have, from
+    shards to initial models, is the same as in a simulation of the same settings. Peers are computed one by one.
+
+    Raises:
+        ValueError: a setting is impossible.
+    """
+    usual = Settings.of()
+    left_out = [n for n in SIMULATED if n != "batched" and getattr(settings, n) != getattr(usual, n)]
+    plain = settings.model_copy(update={n: getattr(usual, n) for n in SIMULATED} | {"batched": False, "workers": 1})
+    return Parts(plain, {}, name), left_out
+
+
+class Node:
+    """A peer of an experiment.
+
+    Args:
+        parts: of the experiment; see `real_parts`.
+        id: which of its peers; the server has the last one.
+        world: where it lives.
+        shard: its own data, instead of the part that the experiment's partition gives it.
+        folder: run folder; None stores nothing.
+        on: what carries its messages, for run.json.
+
+    Attributes:
+        peer: the learner, once the world made it.
+        latest: last evaluated metrics.
+        status: "waiting", "running", "finished", "interrupted" or "failed".
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        id: int,
+        world: Any,
+        *,
+        shard: Shard | None = None,
+        folder: Path | None = None,
+        on: str = "",
+    ) -> None:
+        check_needs(parts.name, parts.needs, world.offers)
+        self.parts, self.id, self.world = parts, id, world
+        self.shard = parts.shards[id] if shard is None else shard
+        self.peer: Learner | None = None
+        self.latest: dict[str, float] = {}
+        self.status = "waiting"
+        self._on, self._wall, self._began = on, time.time(), time.monotonic()
+        self._evaluations: set[asyncio.Task[None]] = set()
+        self._error: str | None = None
+        s = parts.settings
+        self._every = s.evaluate or max(1, s.rounds // 20)
+        test = parts.task.dataset.test
+        some = permutation(key(s.seed, "test samples"), len(test))[: s.eval_samples]
+        self._test = test if s.eval_samples >= len(test) else test[some]
+        self.result = Run(folder, {}, world.metrics, {}, [])
+        world.on_commit = self._committed
+
+    def make_peer(self, id: int, world: World, state: State | None) -> Learner:
+        """For `RealWorld.run`: the learner, with the same data, model and draws as in a simulation."""
+        parts, s = self.parts, self.parts.settings
+        seed = key(s.seed, "init") if s.init == "common" else key(s.seed, "init", id)
+        row = None if parts.server is not None or parts.holders == 1 else parts.topology.row
+        self.peer = Learner(
+            id,
+            world,
+            state,
+            trainer=parts.trainer,
+            shard=self.shard,
+            device=parts.devices[id],
+            weights=row,
+            init_seed=seed,
+            packer=parts.packer,
+        )
+        return self.peer
+
+    async def protocol(self, me: Learner) -> None:
+        """What the peer does: it is measured before its first round, and the protocol runs."""
+        self.status = "running"
+        if me.lives == 1:
+            self._measure(0, me.state["model"])
+        await self.parts.protocol(me)
+
+    async def finish(self, status: str, error: BaseException | None = None) -> Run:
+        """Evaluate the final model on all test samples, and store the run.
+
+        Args:
+            status: "finished", "interrupted" or "failed".
+            error: why it failed.
+        """
+        self.status = status
+        if error is not None:
+            known = isinstance(error, ValueError | ShoalError)
+            self._error = str(error) if known else f"{type(error).__name__}: {error}"
+        try:
+            if self._evaluations:
+                await asyncio.gather(*self._evaluations, return_exceptions=True)
+            if self.peer is not None:
+                vector = self.peer.state["model"]
+                self.result.models = {self.id: vector}
+                if first_not_finite(vector) is None:
+                    scores = self._evaluate(vector, self.parts.task.dataset.test)
+                    self.result.info["summary"] = summarise({self.id: scores})
+        finally:
+            self.save()
+        return self.result
+
+    # -- measuring -------------------------------------------------------------------------------------------
+
+    def _committed(self, peer: Learner) -> None:
+        r = int(peer.state.get("round", 0))
+        if r and (r % self._every == 0 or r == self.parts.settings.rounds):
+            vector = peer.state["model"]
+            if first_not_finite(vector) is not None:
+                raise NonFinite(f"the model of peer {peer.id} has NaN or infinity in it after round {r}")
+            self._measure(r, vector)
+
+    def _measure(self, r: int, vector: Tensor) -> None:
+        task = asyncio.get_running_loop().create_task(self._measured(r, vector))
+        self._evaluations.add(task)
+        task.add_done_callback(self._evaluations.discard)
+
+    async def _measured(self, r: int, vector: Tensor) -> None:
+        now, sent = self.world.now(), self.world.ledger.total
+        scores: dict[str, float] = await self.world.off_loop(self._evaluate, vector, self._test)
+        self.latest = scores
+        self.world.metrics.extend((now, r, sent, self.id, name, value) for name, value in scores.items())
+        self.save()
+
+    def _evaluate(self, vector: Tensor, data: Any) -> dict[str, float]:
+        kernel = self.parts.trainer.evaluation()
+        job = Job(kernel, (vector, data))
+        with torch.no_grad():
+            for chunk in kernel.chunks([job]):
+                kernel.run(chunk)
+        result: dict[str, float] = job.result
+        return result
+
+    # -- on disk ---------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the run folder as it is now, if there is one."""
+        if self.result.folder is None:
+            return
+        s, parts, ledger = self.parts.settings, self.parts, self.world.ledger.as_dict()
+        self.result.events = list(getattr(self.world, "events", ()))
+        reached = 0 if self.peer is None else int(self.peer.state.get("round", 0))
+        self.result.info.update(
+            {
+                "format": FORMAT,
+                "shoal": __version__,
+                "name": parts.name,
+                "protocol": s.protocol,
+                "status": "running" if self.status == "waiting" else self.status,
+                "error": self._error,
+                "on": self._on,
+                "peer": self.id,
+                "lives": 1 if self.peer is None else self.peer.lives,
+                "began": self._wall,
+                "config": s.model_dump(),
+                "seed": s.seed,
+                "peers": parts.holders,
+                "rounds": reached,
+                "virtual_seconds": self.world.now(),
+                "wall_seconds": time.monotonic() - self._began,
+                "parameters": parts.trainer.layout.size,
+                "compute": [],
+                "data": {
+                    "source": parts.task.dataset.source,
+                    "shards": describe_shards(parts.task.dataset, parts.shards[: parts.holders]),
+                },
+                "topology": describe_topology(parts.topology),
+                "byzantine": [],
+                "bytes": {name: ledger[name] for name in ("total", "channels", "by_peer")},
+            }
+        )
+        self.result.info.setdefault("summary", {})
+        self.result.save()
