@@ -92,6 +92,56 @@ OPTIMIZERS: Mapping[str, Method] = {
         paper="adamod",
     ),
     "swats": Method("shoal.optim.swats:SWATS.rule", "Adam that switches to SGD by itself", paper="swats"),
+    # -- no learning rate
+    "dog": Method(
+        "shoal.optim.dog:DoG.rule",
+        "SGD by the distance travelled over the gradients so far",
+        state=lambda m, n: 4 * m * n,
+        paper="dog",
+        lr=1.0,
+    ),
+    "l-dog": Method(
+        "shoal.optim.dog:LDoG.rule",
+        "DoG for each tensor by itself",
+        state=lambda m, n: 4 * m * n,
+        paper="dog",
+        lr=1.0,
+    ),
+    "d-adapt-sgd": Method(
+        "shoal.optim.d_adaptation:DAdaptSGD.rule",
+        "dual averaging with an estimated distance to the solution",
+        paper="d-adaptation",
+        lr=1.0,
+    ),
+    "d-adapt-adam": Method(
+        "shoal.optim.d_adaptation:DAdaptAdam.rule",
+        "Adam with an estimated distance to the solution",
+        state=lambda m, n: 12 * m * n,
+        paper="d-adaptation",
+        lr=1.0,
+    ),
+    "momo": Method(
+        "shoal.optim.momo:MoMo.rule",
+        "momentum whose step size follows a model of the loss; lr is a cap",
+        state=lambda m, n: 4 * m * n,
+        paper="momo",
+        needs="the loss",
+        lr=1.0,
+    ),
+    "momo-adam": Method(
+        "shoal.optim.momo:MoMoAdam.rule",
+        "Adam whose step size follows a model of the loss; lr is a cap",
+        paper="momo",
+        needs="the loss",
+    ),
+    "sania": Method(
+        "shoal.optim.sania:SANIA.rule",
+        "Polyak steps under a preconditioner, without a rate",
+        state=lambda m, n: 4 * m * n,
+        paper="sania",
+        needs="the loss",
+        lr=1.0,
+    ),
     # -- Adam changed
     "laprop": Method(
         "shoal.optim.laprop:LaProp.rule", "gradients are normalised first and averaged then", paper="laprop"

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import shoal.optim
 from shoal.optim.cautious import Cautious
-from shoal.optim.core import Optimizer
+from shoal.optim.core import Optimizer, Param
 from shoal.optim.lookahead import Lookahead
 from shoal.optim.wrapping import Wrapper
 from shoal.optim.xgrad import XGrad
@@ -26,7 +27,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AdaLomo": {"lr": 0.1},
     "Adadelta": {"lr": 1.0},
     "BAdam": {"switch_block_every": 3},
+    "DAdaptAdam": {"lr": 1.0, "d0": 0.01},
+    "DAdaptSGD": {"lr": 1.0, "d0": 0.01},
+    "DoG": {"lr": 1.0, "reps_rel": 0.01},
+    "LDoG": {"lr": 1.0, "reps_rel": 0.01},
     "Ranger21": {"t_max": 40, "k_lookahead": 3},
+    "SANIA": {"lr": 1.0},
     "SGD": {"momentum": 0.9},
 }
 """What a class asks for, or needs to do all it can within a few steps."""
@@ -50,7 +56,7 @@ class Case:
 
     def __call__(self, params: Iterable[Any], **changed: Any) -> Any:
         """The optimizer over parameters, with other settings where they are named."""
-        optimizer = self.cls(params, **{**self.settings, **changed})  # type: ignore[arg-type]
+        optimizer = told(self.cls)(params, **{**self.settings, **changed})  # type: ignore[arg-type]
         return optimizer if self.wrap is None else self.wrap(optimizer)
 
     def takes(self, *names: str) -> bool:
@@ -64,6 +70,28 @@ class Case:
         core = getattr(made, "core", made)
         grains = {plan.granularity for plan in core._plans(0, core.param_groups[0]).values()}
         return next(grain for grain in ("model", "tensor", "element") if grain in grains)
+
+
+@cache
+def told(cls: type[Optimizer]) -> type[Optimizer]:
+    """The class; one that needs the loss takes a loss of 1 where nobody tells it another."""
+    chain = cls.links(
+        SimpleNamespace(**{**cls.arguments, "lr": 1.0, **SETTINGS.get(cls.__name__, {})}), Param("p", (2, 2))
+    )
+    if not any(transform.needs_loss for transform in chain):
+        return cls
+
+    def step(self: Any, closure: Any = None, *, loss: Any = None) -> Any:
+        usual = None if closure is not None else -1.0 if self.param_groups[0]["maximize"] else 1.0
+        return cls.step(self, closure, loss=usual if loss is None else loss)
+
+    made = type(cls.__name__, (cls,), {"step": step, "__module__": __name__, "__qualname__": f"TOLD.{cls.__name__}"})
+    setattr(TOLD, cls.__name__, made)
+    return made
+
+
+class TOLD:
+    """Where pickle finds them."""
 
 
 @cache

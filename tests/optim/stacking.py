@@ -44,14 +44,18 @@ def assert_stacks(
     for peer in range(3):
         for t in range(earlier[peer]):
             gradients = _gradients(noise[peer], theirs[peer], t)
-            _step_alone(optimizers[peer], theirs[peer], gradients)
-            rule.step(params, ours[peer], gradients, rule.views(memories[peer], params), float(t + 1), rates[peer])
+            told = {"loss": 1.0 + peer} if rule.needs_loss(params) else {}
+            _step_alone(optimizers[peer], theirs[peer], gradients, **told)
+            views = rule.views(memories[peer], params)
+            rule.step(params, ours[peer], gradients, views, float(t + 1), rates[peer], **told)
     stacked = [torch.stack(column) for column in zip(*ours, strict=True)]
     memory = {key: torch.stack([m[key] for m in memories]) for key in memories[0]}
     for step in range(steps):
         gradients3 = [_gradients(noise[peer], theirs[peer], earlier[peer] + step) for peer in range(3)]
         for peer in range(3):
-            _step_alone(optimizers[peer], theirs[peer], gradients3[peer])
+            told = {"loss": 1.0 + peer} if rule.needs_loss(params) else {}
+            _step_alone(optimizers[peer], theirs[peer], gradients3[peer], **told)
+        losses = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
         rule.step(
             params,
             stacked,
@@ -59,6 +63,7 @@ def assert_stacks(
             rule.views(memory, params),
             torch.tensor([float(e + step + 1) for e in earlier], dtype=torch.float64),
             torch.tensor(rates, dtype=torch.float64),
+            losses if rule.needs_loss(params) else None,
         )
         for column, *single in zip(stacked, *theirs, strict=True):
             for peer in range(3):
@@ -72,7 +77,9 @@ def _gradients(gradients: Gradients, parameters: list[nn.Parameter], step: int) 
     return [torch.from_numpy(np.array(g)) for g in found]
 
 
-def _step_alone(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+def _step_alone(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients: list[Tensor], **told: float
+) -> None:
     for p, g in zip(parameters, gradients, strict=True):
         p.grad = g.clone()
-    optimizer.step()
+    optimizer.step(**told)

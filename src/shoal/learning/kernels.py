@@ -111,6 +111,7 @@ class BatchedTraining:
         self._rule = rule
         self._traced = problem.traced
         self._step: Callable[..., None] = partial(rule.step, problem.params)
+        self._tells_loss = rule.needs_loss(problem.params)
         if not rule.element_wise(problem.params):  # by vmap, which is slow to enter
             self._step = Traced(self._step, in_place=True)
         self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
@@ -152,7 +153,8 @@ class BatchedTraining:
             keys = derive(view.keys, (view.before + s).long()) if self._problem.keyed else view.keys
             gradients, loss = self._traced(view.trained, view.fixed, inputs, targets, weights, keys, view.extras)
             losses[:size] += loss
-            self._step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr(s))
+            told = [loss.double()] if self._tells_loss else []
+            self._step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr(s), *told)
             keep(s + 1)
         means = (losses / max(1, steps[0])).tolist()
         vectors, kept = own_rows(stacked), {name: own_rows(m) for name, m in memory.items()}
@@ -353,37 +355,38 @@ class SingleTraining(OneByOne):
             with torch.enable_grad():
                 loss = self.loss(module, inputs[0], targets[0], weights[0], key, row.extras)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            step(gradients, row.first_step + s + 1)
-            total += float(loss.detach())
+            value = float(loss.detach())
+            step(gradients, row.first_step + s + 1, value)
+            total += value
         return Trained(self.vector(module), memory(), total / max(1, row.schedule.steps))
 
     def _stepper(
         self, row: TrainInputs, parameters: list[nn.Parameter]
-    ) -> tuple[Callable[[_Gradients, int], None], Callable[[], Any]]:
-        """(step(gradients, t), memory())."""
+    ) -> tuple[Callable[[_Gradients, int, float], None], Callable[[], Any]]:
+        """(step(gradients, t, loss), memory())."""
         rule = self._rule
         if not isinstance(rule, Rule):
             return self._torch_stepper(rule, row, parameters)
         flat = {name: buffer.clone() for name, buffer in row.memory.items()}
         state = rule.views(flat, self.problem.params)
 
-        def step(gradients: _Gradients, t: int) -> None:
+        def step(gradients: _Gradients, t: int, loss: float) -> None:
             given = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
             rate = row.rate(t - row.first_step - 1)
-            rule.step(self.problem.params, [p.data for p in parameters], apart(given), state, float(t), rate)
+            rule.step(self.problem.params, [p.data for p in parameters], apart(given), state, float(t), rate, loss)
 
         return step, lambda: flat
 
     def _torch_stepper(
         self, factory: OptimizerFactory, row: TrainInputs, parameters: list[nn.Parameter]
-    ) -> tuple[Callable[[_Gradients, int], None], Callable[[], Any]]:
+    ) -> tuple[Callable[[_Gradients, int, float], None], Callable[[], Any]]:
         optimizer = factory(parameters)
         set_rate = rate_setter(optimizer)
         if row.memory:
             state = {int(i): dict(values) for i, values in row.memory["state"].items()}
             optimizer.load_state_dict({"state": copy.deepcopy(state), "param_groups": row.memory["param_groups"]})
 
-        def step(gradients: _Gradients, t: int) -> None:
+        def step(gradients: _Gradients, t: int, loss: float) -> None:
             for p, g in zip(parameters, gradients, strict=True):
                 p.grad = g
             if not isinstance(row.lr, int | float):

@@ -70,6 +70,7 @@ class TorchLoop(OneByOne):
         optimizer = self._make([(name, p) for name, p in module.named_parameters() if p.requires_grad])
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         needed = closure is not None and closure.default is inspect.Parameter.empty
+        needed = needed or getattr(optimizer, "needs_loss", False)
         own = float(optimizer.param_groups[0]["lr"]) / self._lr
         set_rate = rate_setter(optimizer)
         return Running(module, optimizer, lambda lr: set_rate(lr * own), needed)

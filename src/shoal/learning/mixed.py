@@ -85,6 +85,7 @@ class MixedTraining:
                     [g[part] for g in gradients.values()],
                     before[part] + (s + 1),
                     lr[part],
+                    loss[part],
                 )
         vectors, means = own_rows(stacked), (losses / max(1, count)).tolist()
         kept = [memory for group in groups for memory in group.memories()]
@@ -103,15 +104,17 @@ class _Group:
         rows = pad(rows)  # a stack of one takes other ways through products, and rounds differently
         self._memory = {name: torch.stack([row.memory[name] for row in rows]) for name in rows[0].memory}
         self._views = rule.views(self._memory, problem.params)
+        self._tells_loss = rule.needs_loss(problem.params)
 
-    def step(self, parameters: list[Tensor], gradients: list[Tensor], t: Tensor, lr: Tensor) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor], t: Tensor, lr: Tensor, loss: Tensor) -> None:
         """One step of its rows, in place."""
+        told = [loss.double()] if self._tells_loss else []
         if self.size > 1:
-            self._step(parameters, gradients, self._views, t, lr)
+            self._step(parameters, gradients, self._views, t, lr, *told)
             return
         doubled = [p.repeat(2, *[1] * (p.dim() - 1)) for p in parameters]
         twice = [g.repeat(2, *[1] * (g.dim() - 1)) for g in gradients]
-        self._step(doubled, twice, self._views, t.repeat(2), lr.repeat(2))
+        self._step(doubled, twice, self._views, t.repeat(2), lr.repeat(2), *(x.repeat(2) for x in told))
         for p, both in zip(parameters, doubled, strict=True):
             p.copy_(both[:1])
 

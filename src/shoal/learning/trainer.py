@@ -124,10 +124,14 @@ class Trainer:
             The new vector and the rule's new state; what was given stays as it is.
 
         Raises:
-            ValueError: the optimizer is not a stackable `Rule`.
+            ValueError: the optimizer is not a stackable `Rule`, or needs the loss that the gradient is of.
         """
         rule = rule or self._rule()
         problem = self._problem
+        if rule.needs_loss(problem.params):
+            raise ValueError(
+                f"optimizer: {rule.name} needs the loss of its own batch, and cannot step by a gradient alone"
+            )
         result, kept = vector.clone(), {name: buffer.clone() for name, buffer in memory.items()}
         parameters, gradients = (list(problem.split(flat)[0].values()) for flat in (result, gradient))
         rate = rule.lr if lr is None else lr

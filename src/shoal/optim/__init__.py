@@ -24,7 +24,9 @@ from shoal.optim.cautious import Cautious, CautiousMask
 from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
+from shoal.optim.d_adaptation import DAdaptAdam, DAdaptSGD
 from shoal.optim.diffgrad import DiffGrad
+from shoal.optim.dog import DoG, LDoG, polynomial_average
 from shoal.optim.exadam import EXAdam
 from shoal.optim.fadam import FAdam
 from shoal.optim.laprop import LaProp
@@ -33,12 +35,14 @@ from shoal.optim.lion import Lion
 from shoal.optim.lookahead import Lookahead, SlowWeights
 from shoal.optim.mars import MARS, MarsGradient
 from shoal.optim.microadam import MicroAdam
+from shoal.optim.momo import MoMo, MoMoAdam
 from shoal.optim.nadam import NAdam
 from shoal.optim.novograd import NovoGrad
 from shoal.optim.radam import RAdam
 from shoal.optim.ranger21 import Ranger21
 from shoal.optim.recombined import chain
 from shoal.optim.rmsprop import RMSProp
+from shoal.optim.sania import SANIA
 from shoal.optim.schedules import (
     Schedule,
     constant,
@@ -63,6 +67,7 @@ __all__ = [
     "LARS",
     "LOMO",
     "MARS",
+    "SANIA",
     "SGD",
     "SGDP",
     "SGDW",
@@ -93,16 +98,22 @@ __all__ = [
     "Chain",
     "CorrectedVelocity",
     "CoupledAdam",
+    "DAdaptAdam",
+    "DAdaptSGD",
     "DecayAfter",
     "DecoupledDecay",
     "DiffGrad",
+    "DoG",
     "EXAdam",
     "FAdam",
+    "LDoG",
     "LaProp",
     "Lion",
     "Lookahead",
     "MarsGradient",
     "MicroAdam",
+    "MoMo",
+    "MoMoAdam",
     "Momentum",
     "NAdam",
     "NovoGrad",
@@ -129,6 +140,7 @@ __all__ = [
     "gradual_warmup",
     "large_minibatch",
     "linear_scaling",
+    "polynomial_average",
     "step_decay",
     "warmup_cosine",
     "warmup_polynomial",

@@ -113,6 +113,11 @@ class Wrapper(torch.optim.Optimizer):
         """Clear gradients."""
         self.core.zero_grad(set_to_none)
 
+    @property
+    def needs_loss(self) -> bool:
+        """Whether the innermost optimizer's `step` must be told the loss."""
+        return bool(getattr(self.core, "needs_loss", False))
+
     def parameters(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """(Group, parameter) of all parameters."""
         return ((group, p) for group in self.param_groups for p in group["params"])

@@ -23,12 +23,13 @@ class Argument:
     check: Callable[[Any], bool]
 
 
-def _number(value: Any) -> bool:
+def finite(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _fraction(value: Any) -> bool:
-    return _number(value) and 0.0 <= value < 1.0
+    return finite(value) and 0.0 <= value < 1.0
 
 
 def fractions(count: int) -> Callable[[Any], bool]:
@@ -38,12 +39,12 @@ def fractions(count: int) -> Callable[[Any], bool]:
 
 def at_least(low: float) -> Callable[[Any], bool]:
     """Whether a value is a finite number not below `low`."""
-    return lambda value: _number(value) and value >= low
+    return lambda value: finite(value) and value >= low
 
 
 def above(low: float) -> Callable[[Any], bool]:
     """Whether a value is a finite number above `low`."""
-    return lambda value: _number(value) and value > low
+    return lambda value: finite(value) and value > low
 
 
 def whole(low: int) -> Callable[[Any], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -101,6 +102,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: Kernels | None = None
+        self._told: float | None = None
+        self._shared: dict[str, Tensor] = {}
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
         self.around: tuple[Transform, ...] = ()  # at its end, put there by wrappers such as Cautious
         super().__init__(params, defaults)
@@ -157,7 +160,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels = {}, None
+        self._chains, self._kernels, self._told, self._shared = {}, None, None, {}
         for group in self.param_groups:
             for name, value in self.arguments.items():
                 group.setdefault(name, value)
@@ -180,7 +183,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             vars(self).update(before)
             raise
         finally:
-            self._chains = {}
+            self._chains, self._shared = {}, {}
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(ids, parameters, strict=True):
@@ -200,27 +203,32 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                         )
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, loss: float | Tensor | None = None) -> None: ...
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], *, loss: None = None) -> float: ...
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(
+        self, closure: Callable[[], float] | None = None, *, loss: float | Tensor | None = None
+    ) -> float | Tensor | None:
         """One step.
 
         Args:
             closure: re-evaluates the model and returns the loss, if given.
+            loss: of the batch that the gradients are of, for those that need it and were not given a closure.
 
         Returns:
             The closure's loss.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or the optimizer needs the loss and was not told it.
+            ValueError: the loss is NaN or infinite.
         """
-        loss = None
+        told = loss
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                told = loss = closure()
+        self._told = None if told is None else float(told)
         plain: list[Item] = []
         compiled: list[Item] = []
         for number, group in enumerate(self.param_groups):
@@ -228,7 +236,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         if compiled:
             plain += self._by_kernels(compiled)
         step_items(_not_fused(plain))
-        return loss
+        return None if closure is None else loss
 
     def _by_kernels(self, items: list[Item]) -> list[Item]:
         """Step what compiled kernels can take; returns the rest."""
@@ -267,9 +275,41 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             same = id(plan.chain), t
             numbers = scalars.get(same)
             if numbers is None:
-                numbers = scalars[same] = plan.scalars(float(t), lr)
+                numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
             items.append(Item(plan, p, g, state, numbers, negate))
+        return self._sharing(items)
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether `step` must be told the loss, by a closure or by itself."""
+        groups = range(len(self.param_groups))
+        plans = (plan for i in groups for plan in self._plans(i, self.param_groups[i]).values())
+        return any(transform.needs_loss for plan in plans for transform in plan.chain)
+
+    def _loss_for(self, plan: Plan, negate: bool) -> float | None:
+        if not any(transform.needs_loss for transform in plan.chain):
+            return None
+        if self._told is None:
+            raise RuntimeError(
+                f"{type(self).__name__} needs the loss: step(closure), or step(loss=loss) before the weights change"
+            )
+        if not math.isfinite(self._told):
+            raise ValueError(f"loss: got {self._told}; a finite number is needed")
+        return -self._told if negate else self._told
+
+    def _sharing(self, items: list[Item]) -> list[Item]:
+        """The items, whose shared slots are one tensor: who lacks a gradient now knows as much as the others."""
+        for item in items:
+            for name, slot, _ in item.plan.slots:
+                if slot.shared:
+                    known = self._shared.setdefault(name, self._known(name, item.state[name]))
+                    if known is not item.state[name]:
+                        known = known.to(item.p.device)
+                        item.state[name] = known
         return items
+
+    def _known(self, name: str, default: Tensor) -> Tensor:
+        return next((state[name] for state in self.state.values() if name in state), default)
 
     def _plans(self, number: int, group: dict[str, Any]) -> dict[Tensor, Plan]:
         """The chain of each parameter of a group, made anew when its settings change."""

@@ -70,6 +70,10 @@ class Rule:
         """Whether every entry of every parameter is stepped by itself."""
         return all(self.plan(param).granularity == "element" for param in params)
 
+    def needs_loss(self, params: Iterable[Param]) -> bool:
+        """Whether `step` must be told the loss."""
+        return any(transform.needs_loss for param in params for transform in self.plan(param).chain)
+
     def remembers(self, params: Iterable[Param]) -> bool:
         """Whether there is any state."""
         return any(self.plan(param).slots for param in params)
@@ -118,6 +122,7 @@ class Rule:
         state: Sequence[Memory],
         t: Scalar,
         lr: Scalar,
+        loss: Scalar | None = None,
     ) -> None:
         """One step, in place.
 
@@ -128,11 +133,13 @@ class Rule:
             state: slots of each parameter, as of `views`.
             t: number of this step, 1 at first; a float, or a float64 tensor [n] for stacked peers.
             lr: learning rate; a float, or a tensor [n].
+            loss: of the batches that the gradients are of, where a transform needs it; a float, or a tensor [n].
         """
         plans = [self.plan(param) for param in params]
         if isinstance(t, Tensor):
             assert isinstance(lr, Tensor)
-            self._step_stacked(plans, parameters, gradients, state, t, lr)
+            assert loss is None or isinstance(loss, Tensor)
+            self._step_stacked(plans, parameters, gradients, state, t, lr, loss)
             return
         assert not isinstance(lr, Tensor)
         shared: dict[int, list[Scalars]] = {}
@@ -140,7 +147,7 @@ class Rule:
         for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
             scalars = shared.get(id(plan.chain))
             if scalars is None:
-                scalars = shared[id(plan.chain)] = plan.scalars(t, lr)
+                scalars = shared[id(plan.chain)] = plan.scalars(t, lr, loss)
             items.append(Item(plan, p, g, own, scalars))
         step_items(items)
 
@@ -152,13 +159,14 @@ class Rule:
         state: Sequence[Memory],
         t: Tensor,
         lr: Tensor,
+        loss: Tensor | None,
     ) -> None:
         shared: dict[tuple[int, torch.dtype], list[dict[str, Tensor]]] = {}
 
         def numbers(plan: Plan, p: Tensor) -> list[dict[str, Tensor]]:
             key = (id(plan.chain), p.dtype)
             if key not in shared:
-                shared[key] = plan.numbers(t, lr, p.dtype)
+                shared[key] = plan.numbers(t, lr, p.dtype, loss)
             return shared[key]
 
         if all(plan.granularity == "element" for plan in plans):
@@ -245,16 +253,18 @@ class Plan:
                 result[key] = torch.full(shape, slot.start, dtype=dtype, device=p.device)
         return result
 
-    def scalars(self, t: Scalar, lr: Scalar) -> list[Scalars]:
+    def scalars(self, t: Scalar, lr: Scalar, loss: Scalar | None = None) -> list[Scalars]:
         """The numbers of this step for each transform, and in the end those of the step itself."""
-        pace = 1.0 if self.rated else lr
+        common: dict[str, Scalar] = {"t": t, "lr": lr, "pace": 1.0 if self.rated else lr}
+        if loss is not None:
+            common["loss"] = loss
         named = [
-            SimpleNamespace(**{**settings, "t": t, "lr": lr, "pace": pace, **transform.derived(t, lr)})
+            SimpleNamespace(**{**settings, **common, **transform.derived(t, lr)})
             for settings, transform in zip(self._settings, self.chain, strict=True)
         ]
         return [*named, SimpleNamespace(lr=lr)]
 
-    def numbers(self, t: Tensor, lr: Tensor, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    def numbers(self, t: Tensor, lr: Tensor, dtype: torch.dtype, loss: Tensor | None = None) -> list[dict[str, Tensor]]:
         """The same for stacked peers, each a tensor [n]."""
         return [
             {
@@ -263,7 +273,7 @@ class Plan:
                 )
                 for name, value in vars(part).items()
             }
-            for part in self.scalars(t, lr.double())
+            for part in self.scalars(t, lr.double(), loss)
         ]
 
     def bind(self, state: Memory) -> list[SimpleNamespace]:
@@ -413,9 +423,20 @@ def _step_together(items: Sequence[Item]) -> None:
                 totals[name] = value
         for (q, _, _), numbers in zip(ready, scalars, strict=True):
             vars(numbers[stop]).update({name: value.to(q.device) for name, value in totals.items()})
+        found = items[0].plan.chain[stop].settle(ready[0][2][stop], scalars[0][stop])
+        for item, (q, _, states), numbers in zip(items, ready, scalars, strict=True):
+            vars(numbers[stop]).update({name: value.to(q.device) for name, value in found.items()})
+            _follow(item.plan.chain[stop], states[stop], ready[0][2][stop])
         position = stop
     for i, (item, (q, g, states)) in enumerate(zip(items, ready, strict=True)):
         u = item.plan.transform(updates[i], q, g, states, scalars[i], position)
         item.plan.finish(u, q, g, states, scalars[i])
         if q is not item.p:
             item.p.copy_(q)
+
+
+def _follow(transform: Transform, state: SimpleNamespace, first: SimpleNamespace) -> None:
+    """Shared slots are as at the first parameter."""
+    for slot in transform.slots:
+        if slot.shared and (own := getattr(state, slot.name)) is not (settled := getattr(first, slot.name)):
+            own.copy_(settled)

@@ -40,16 +40,28 @@ class Slot:
         dtype: None is the dtype in which the rule computes (float32 or wider).
         start: what it is filled with at first: a number, "parameter" for a copy of the parameter, or "seed" for a
             0-dim int64 tensor from which `shoal.tensors.random` derives keys (the shape must be `()`).
+        shared: one for the whole model: the same values at all parameters. Only `settle` changes it.
     """
 
     name: str
     shape: Callable[[Shape], Shape] | None = None
     dtype: torch.dtype | None = None
     start: float | Literal["parameter", "seed"] = 0.0
+    shared: bool = False
 
     def shape_for(self, parameter: Shape) -> Shape:
         """The slot's shape for a parameter's."""
         return parameter if self.shape is None else tuple(self.shape(parameter))
+
+
+def number(name: str, start: float = 0.0) -> Slot:
+    """A number of each parameter, in double precision."""
+    return Slot(name, lambda shape: (), torch.float64, start)
+
+
+def shared(name: str, start: float = 0.0) -> Slot:
+    """A number that the whole model has, in double precision."""
+    return dataclasses.replace(number(name, start), shared=True)
 
 
 class Transform:
@@ -59,10 +71,12 @@ class Transform:
         granularity: what one application must see at once: "element" (each entry depends on the same entry only),
             "tensor" (norms, rows, products: a whole parameter) or "model" (sums over all parameters: `measure`).
         rated: whether what comes out has been multiplied by the learning rate already.
+        needs_loss: whether it must be told the loss of the batch that the gradient is of: `c.loss`.
     """
 
     granularity: ClassVar[Granularity] = "element"
     rated: ClassVar[bool] = False
+    needs_loss: ClassVar[bool] = False
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -86,6 +100,18 @@ class Transform:
         """Granularity "model" only: numbers that `apply` gets in `c`, summed over all parameters.
 
         Of those whose names begin with "max_" it gets the largest.
+        """
+        return {}
+
+    def settle(self, s: State, c: Scalars) -> dict[str, Tensor]:
+        """Granularity "model" only: once a step, after `measure`: change the shared slots in place.
+
+        Args:
+            s: own slots of one of the parameters, of which only the shared ones may be used.
+            c: scalars, with all that was measured.
+
+        Returns:
+            Further numbers that `apply` gets in `c`.
         """
         return {}
 

@@ -1,0 +1,107 @@
+"""DoG and L-DoG against the authors' package (PyPI: dog-optimizer), and what the publication says of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from shoal.optim import DoG, LDoG, polynomial_average
+from tests.optim.agreement import assert_as_torch
+from tests.optim.following import quadratic
+from tests.optim.stacking import assert_stacks
+
+theirs = pytest.importorskip("dog", reason="dog-optimizer is not installed")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(0.1, 2.0), st.floats(1e-7, 1e-2), st.floats(1e-12, 1e-2), st.sampled_from([0.0, 0.1]))
+def test_the_authors_package_goes_the_same_way(lr: float, reps_rel: float, eps: float, decay: float) -> None:
+    chosen = {"lr": lr, "reps_rel": reps_rel, "eps": eps, "weight_decay": decay}
+    for ours, other in ((DoG, theirs.DoG), (LDoG, theirs.LDoG)):
+        assert_as_torch(
+            lambda p, ours=ours: ours(p, **chosen),  # type: ignore[misc]
+            lambda p, other=other: other(p, **chosen),  # type: ignore[misc]
+            quadratic(condition=100.0),
+            tolerance=1e-9,
+        )
+
+
+def path(cls: type[torch.optim.Optimizer], scale: float, steps: int = 50) -> torch.Tensor:
+    x = nn.Parameter(torch.linspace(-1.0, 2.0, 7, dtype=torch.float64))
+    optimizer = cls([x], eps=0.0)  # type: ignore[call-arg]
+    curvature = torch.logspace(-2, 1, 7, dtype=torch.float64)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (scale * (0.5 * curvature * x.square()).sum()).backward()
+        optimizer.step()
+    return x.detach()
+
+
+@pytest.mark.parametrize("cls", [DoG, LDoG])
+def test_the_scale_of_the_loss_does_not_matter(cls: type[torch.optim.Optimizer]) -> None:
+    torch.testing.assert_close(path(cls, 1.0), path(cls, 1000.0), rtol=1e-9, atol=1e-12)
+
+
+def test_the_first_step_has_the_length_of_r_rel() -> None:
+    """r_rel (1 + |x0|) / |g| times g is as long as r_rel (1 + |x0|), over two tensors together."""
+    a, b = (nn.Parameter(torch.full((n,), v, dtype=torch.float64)) for n, v in ((3, 2.0), (4, -1.0)))
+    before = torch.cat([a, b]).detach().clone()
+    optimizer = DoG([a, b], reps_rel=1e-3, eps=0.0)
+    (a.sum() * 5.0 + b.square().sum()).backward()
+    optimizer.step()
+    way = float((torch.cat([a, b]).detach() - before).norm())
+    assert way == pytest.approx(1e-3 * (1.0 + float(before.norm())), rel=1e-9)
+
+
+def test_without_gradients_nothing_moves() -> None:
+    x = nn.Parameter(torch.ones(3))
+    optimizer = DoG([x], eps=0.0)
+    x.grad = torch.zeros(3)
+    optimizer.step()
+    assert torch.equal(x, torch.ones(3))
+
+
+def test_with_one_tensor_both_are_one() -> None:
+    assert torch.equal(path(DoG, 1.0), path(LDoG, 1.0))
+
+
+@pytest.mark.parametrize("cls", [DoG, LDoG])
+def test_stacked_peers_go_their_own_ways(cls: type[DoG] | type[LDoG]) -> None:
+    assert_stacks(cls, {"lr": 1.0, "reps_rel": 1e-3})
+
+
+def test_the_mean_is_the_closed_form_of_its_weights() -> None:
+    """The weight of iterate i after T is w_i times the product of (1 - w_j) over the later j; with gamma = 0, 1 / T."""
+    values = torch.randn(9, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for gamma in (0.0, 8.0):
+        average = polynomial_average(gamma)
+        mean = values[0]
+        for count, value in enumerate(values[1:], start=1):
+            mean = average(mean, value, count)
+        w = [(gamma + 1) / (gamma + t) for t in range(1, 10)]
+        weights = torch.tensor([w[i] * torch.tensor([1 - x for x in w[i + 1 :]]).prod() for i in range(9)])
+        torch.testing.assert_close(mean, weights.double() @ values, rtol=1e-6, atol=1e-6)
+        if gamma == 0.0:
+            torch.testing.assert_close(mean, values.mean(0))
+
+
+def test_torchs_container_averages_weights_and_statistics() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=polynomial_average(0.0), use_buffers=True)
+    seen = []
+    for step in range(3):
+        with torch.no_grad():
+            model[0].weight.fill_(float(step))
+            model[1].running_mean.fill_(float(step))
+        seen.append(float(step))
+        average.update_parameters(model)
+    assert average.module[0].weight[0, 0].item() == pytest.approx(sum(seen) / 3)
+    assert float(average.module[1].running_mean[0]) == pytest.approx(sum(seen) / 3)
+
+
+def test_a_negative_decay_of_the_mean_is_refused() -> None:
+    with pytest.raises(ValueError, match="gamma: got -1"):
+        polynomial_average(-1)

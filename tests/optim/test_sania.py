@@ -1,0 +1,74 @@
+"""SANIA against the card's closed form in float64 numpy, and its invariance to the scale of the inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from shoal.optim import SANIA
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(41)
+    X = torch.randn(300, 15, generator=random, dtype=torch.float64)
+    y = (X @ torch.randn(15, generator=random, dtype=torch.float64) > 0).double() * 2 - 1
+    return X, y
+
+
+def losses(X: torch.Tensor, y: torch.Tensor, optimizer: type[torch.optim.Optimizer], **chosen: object) -> list[float]:
+    """Losses of logistic regression on batches, and in the end on all."""
+    w = nn.Parameter(torch.zeros(X.shape[1], dtype=torch.float64))
+    made = optimizer([w], **chosen)  # type: ignore[call-arg, arg-type]
+    random, found = torch.Generator().manual_seed(5), []
+    for _ in range(150):
+        rows = torch.randint(len(X), (25,), generator=random)
+
+        def closure(rows: torch.Tensor = rows) -> torch.Tensor:
+            made.zero_grad()
+            loss = nn.functional.softplus(-y[rows] * (X[rows] @ w)).mean()
+            loss.backward()
+            return loss
+
+        found.append(float(made.step(closure)))  # type: ignore[arg-type]
+    return [*found, float(nn.functional.softplus(-y * (X @ w)).mean())]
+
+
+@pytest.mark.parametrize("kind", ["adagrad-sqr", "adam-sqr"])
+def test_without_roots_and_floor_the_scale_of_inputs_does_not_matter(kind: str) -> None:
+    X, y = problem()
+    scales = torch.exp(torch.linspace(-6.0, 6.0, 15, dtype=torch.float64))
+    plain, scaled = (losses(x, y, SANIA, preconditioner=kind, eps=0.0) for x in (X, X * scales))
+    np.testing.assert_allclose(plain, scaled, rtol=1e-7)
+    assert not np.allclose(
+        losses(X, y, torch.optim.Adam, lr=0.1), losses(X * scales, y, torch.optim.Adam, lr=0.1), rtol=0.1
+    )
+
+
+def test_it_learns_without_a_rate() -> None:
+    X, y = problem()
+    assert losses(X, y, SANIA, eps=0.0)[-1] < 0.1
+
+
+@pytest.mark.parametrize("kind", ["adagrad-sqr", "adagrad", "adam-sqr", "adam"])
+@pytest.mark.parametrize("gap", [0.01, 5.0])
+def test_the_step_is_the_closed_form(kind: str, gap: float) -> None:
+    """Over two tensors together: below the bound of the model lambda = 1 - sqrt(1 - 2 gap / q), above it 1."""
+    random = np.random.default_rng(9)
+    x, eps, beta2, lb = random.normal(size=7), 1e-3, 0.9, -0.5
+    parts = [nn.Parameter(torch.from_numpy(part.copy())) for part in (x[:3], x[3:])]
+    optimizer = SANIA(parts, preconditioner=kind, eps=eps, beta2=beta2, lb=lb)
+    v = np.zeros(7)
+    for t in range(1, 6):
+        g = random.normal(size=7)
+        for p, part in zip(parts, (g[:3], g[3:]), strict=True):
+            p.grad = torch.from_numpy(part.copy())
+        optimizer.step(loss=lb + gap)
+        v = v + g * g if kind.startswith("adagrad") else beta2 * v + (1 - beta2) * g * g
+        B = v if kind.startswith("adagrad") else v / (1 - beta2**t)
+        B = np.maximum(B if kind.endswith("-sqr") else np.sqrt(B), eps)
+        q = float(g @ (g / B))
+        length = 1.0 - np.sqrt(1.0 - 2.0 * gap / q) if 2.0 * gap <= q else 1.0
+        x = x - length * g / B
+        np.testing.assert_allclose(torch.cat(parts).detach().numpy(), x, rtol=1e-12)
