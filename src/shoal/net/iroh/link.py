@@ -217,9 +217,7 @@ class Link:
             elif kind == STRIPED:
                 count = (await records.take(1))[0]
                 self._check(size, self._limit)
-                frame = await gather(await self._stripes(count), size)
-                self._noticed()
-                await hear(frame)
+                await hear(await gather(await self._stripes(count), size, self._noticed))
             elif kind == ROSTER:
                 self._check(size, ROSTER_LIMIT)
                 self._told(await records.take(size), told)
