@@ -21,7 +21,7 @@ Where readings differ (the authors' code, devos50/decentralized-learning and sac
 * Equal counters with different memberships: the entry one has stays.
 * A node that starts: all know all from the beginning, with activity 0 and counter 0, and round 1 goes to sample(1)
   without being asked, each starting from the common model. A node that comes later is put aside by whoever hears of
-  it, and counts from that node's next sending on.
+  it, and counts from that node's next merge on (in the authors' code, from after its next sending).
 * Who is active when: whoever sends a model of index k is so in round k, for the receiver; and for itself.
 * The models at a timeout: "enough" is a share of s as well (0.4 in the later code), and at least one.
 * Order of sums: over participants by id.
