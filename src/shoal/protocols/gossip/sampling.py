@@ -4,19 +4,23 @@ Every peer has a view of all (`views`), which travels with what it sends. The sa
 view's order that answer a ping. Who joins tells random peers, who count it in when they merge a view next; who leaves
 tells such, too. After MoDeST, de Vos et al., 2023 (arXiv 2302.13837).
 
-Silent candidates are not replaced one by one, which takes a timeout each: the second time twice as many are asked as
-are missing, then four times and so on. The sample is the same.
+Silent candidates are not replaced one by one, which takes a timeout each. As many are asked at a time as should do if
+the same share of them answers as of those asked last; the second time twice as many, then four times and so on. The
+sample is the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shoal.learning import Learner
 from shoal.protocols.gossip.views import COUNTERS, View, hash_order, whole
 from shoal.tensors.payload import MalformedPayload, Payload
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Sampler:
         self.heard = self.met = me.now()
         self._newcomers: dict[int, Here] = {}
         self._joins = 0
+        self._share = 1.0  # of those who were asked last, how many answered
 
     def listen(self) -> None:
         """Answer others from now on, and tell some when this peer leaves."""
@@ -82,15 +87,20 @@ class Sampler:
         """The first `count` of a sample that answer, this peer included; fewer if there are not so many."""
         waiting, found, factor = self.candidates(round), list[int](), 1
         while waiting and len(found) < count:
-            asked = (count - len(found)) * factor
+            asked = math.ceil((count - len(found)) * factor / self._share)
             wave, waiting, factor = waiting[:asked], waiting[asked:], 2 * factor
-            others = [peer for peer in wave if peer != self.me.id]
-            replies = await self.me.request_all(others, self._here(), "ping", timeout=self.timeout)
-            signs = self.me.read_all(replies, self._read_here)
+            signs = await self._ask([peer for peer in wave if peer != self.me.id], "ping", self._read_here)
             for peer, here in signs.items():
                 self._greet(peer, here)
             found += [peer for peer in wave if peer in signs or peer == self.me.id]
         return found[:count]
+
+    async def _ask(self, peers: list[int], channel: str, read: Callable[[Any], T]) -> dict[int, T]:
+        """Peer -> what it answers to a sign of life; those who are silent are absent."""
+        replies = await self.me.request_all(peers, self._here(), channel, timeout=self.timeout)
+        answers = self.me.read_all(replies, read)
+        self._share = (len(answers) + 1) / (len(peers) + 1)
+        return answers
 
     def met_with(self, sender: int, round: int, view: View) -> None:
         """Something of a round came, with its sender's view. Who has joined since the last time is counted in now."""
@@ -109,8 +119,7 @@ class Sampler:
         """Tell random peers that this one is here; what they know."""
         me, view = self.me, self.view
         self._joins += 1
-        replies = await me.request_all(self._some("join", self._joins), self._here(), "join", timeout=self.timeout)
-        answers = me.read_all(replies, self._read_known)
+        answers = await self._ask(self._some("join", self._joins), "join", self._read_known)
         for peer, known in answers.items():
             self.heard = me.now()
             view.touch(peer, max(view.latest, known.round))
