@@ -283,6 +283,23 @@ def test_a_round_whose_models_are_all_gone_is_taken_up_again(aggregators: int) -
     final(run)
 
 
+def test_if_all_who_had_the_latest_models_are_gone_those_of_earlier_rounds_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sample 2 and the aggregator of its models crash as that one is about to send their average to sample 3."""
+    protocol, links = MoDeST(4, 1, success=1.0, timeout=5.0), [Link(latency=0.01)] * 30
+    dry = Watched(protocol, monkeypatch)
+    modest(dry, 30, rounds=3, network=links)
+    at = min(time for time, *_, channel, x in dry.sent if channel == "average" and x.index == 3) - 0.005
+    gone = {*hash_order(30, 2)[:4], hash_order(30, 3)[0]}
+    watched = Watched(protocol, monkeypatch)
+    run = modest(watched, 30, rounds=8, network=links, faults=[Crash(at, i) for i in sorted(gone)])
+    assert run.info["rounds"] == 8
+    assert set(run.models) == set(range(30)) - gone
+    final(run)
+    assert not {a for a, _ in watched.models("average", 3)} & gone
+
+
 def test_who_joins_late_takes_part_and_gets_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(MoDeST(4, 1, window=5), monkeypatch)
     run = modest(watched, rounds=60, faults=[Join(1.0, 3)])

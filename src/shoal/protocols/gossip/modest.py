@@ -14,7 +14,8 @@ What the publication leaves open, or we chose:
 
 * A peer that nobody has asked for half a window joins again, by the same counter, lest it drops out of the views.
 * A round that comes to nothing, since all who had its models are gone, is taken up again: who has heard of no progress
-  for two timeouts sends once more what it has sent last. Whatever is repeated is ignored.
+  for two timeouts sends once more what it has sent last, at first those of the latest round, then those of earlier
+  ones, too. Whatever is repeated is ignored.
 * A peer that nobody answers does not go on alone.
 * The end: an aggregator of the last round hands the result to everybody who is there. Who misses that, being away,
   learns it from whom it tells that it joins; who hears from nobody for `patience` gives up.
@@ -121,6 +122,7 @@ class _Node:
         self.work: asyncio.Task[None] | None = None
         self.gathered: dict[int, _Gathering] = {}
         self.averaged = 0  # the latest round for which it was aggregator
+        self.lost = 0  # how many of the latest rounds seem to have been lost, for nothing moves
         self.promised = False  # whether an aggregator is going to bring the result
 
     @property
@@ -161,6 +163,7 @@ class _Node:
             self.keep(*news)
             self.rounds.skip_to(self.index - 1)
         watch.cancel()
+        await self.halt()
         if self.stage == "result":
             await self.hand_out()
 
@@ -195,11 +198,15 @@ class _Node:
             self.keep(index, "trained", me.model)
             await me.commit()
         chosen = await self.sampler.live(index + 1, self.settings.aggregators)
-        if self.view.latest > index + 1:  # others have sent models of the next round: this one is over
+        if self.outdated(index):
             return
         model = await self.send(chosen, "trained", index + 1, me.model)
         if model is not None:
             self.gather(me.id, index + 1, model)
+
+    def outdated(self, index: int) -> bool:
+        """Whether a round is over: others have sent models of the next one, and these are not lost by all signs."""
+        return index < self.index or index + 1 + self.lost < self.view.latest
 
     async def send(self, chosen: list[int], channel: str, index: int, model: Tensor) -> Tensor | None:
         """Send a model to those chosen; what this peer itself would receive, if it is among them."""
@@ -253,7 +260,7 @@ class _Node:
     async def hand_on(self, index: int, model: Tensor) -> None:
         """Send an average to the sample that is to train it."""
         chosen = await self.sampler.live(index, self.settings.sample)
-        if index < self.index or self.alone(chosen):
+        if self.outdated(index) or self.alone(chosen):
             return
         own = await self.send(chosen, "average", index, model)
         if own is not None:
@@ -330,6 +337,7 @@ class _Node:
             if latest > seen:
                 pause = min((now - since) / (latest - seen) * settings.window / 2, 1.5 * pause)
                 seen, since, acted = latest, now, now
+                self.lost = 0
             else:
                 pause *= 1.1
             pause = min(max(pause, settings.ping / 64), settings.timeout)
@@ -357,10 +365,14 @@ class _Node:
         return False
 
     def take_up(self) -> None:
-        """Nothing moves: send once more what was sent last, unless the others are further."""
+        """Nothing moves: those in the latest round try again."""
         busy = self.work is not None and not self.work.done()
-        if busy or self.index + 1 < self.view.latest:
-            return
+        if not busy and not self.outdated(self.index):
+            self.go_on_again()
+        self.lost = 2 * self.lost + 1  # if that is of no use, those who were in earlier rounds have to do it
+
+    def go_on_again(self) -> None:
+        """Send once more what was sent last."""
         if self.stage == "trained":
             self.go_on()
         elif self.stage == "idle" and self.index > 1:
