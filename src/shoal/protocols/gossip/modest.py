@@ -17,8 +17,9 @@ What the publication leaves open, or we chose:
   for two timeouts sends once more what it has sent last, at first those of the latest round, then those of earlier
   ones, too. Whatever is repeated is ignored.
 * A peer that nobody answers does not go on alone.
-* The end: an aggregator of the last round hands the result to everybody who is there. Who misses that, being away,
-  learns it from whom it tells that it joins; who hears from nobody for `patience` gives up.
+* The end: an aggregator of the last round hands the result to everybody who is there; if sf < 1 and a > 1, two may have
+  averaged different models, and each keeps its own. Who misses that, being away, learns it from whom it tells that it
+  joins; who hears from nobody for `patience` gives up.
 """
 
 from __future__ import annotations
