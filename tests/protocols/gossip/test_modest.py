@@ -300,6 +300,23 @@ def test_if_all_who_had_the_latest_models_are_gone_those_of_earlier_rounds_go_on
     assert not {a for a, _ in watched.models("average", 3)} & gone
 
 
+def test_aggregators_that_answer_and_do_nothing_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of those of round 1 are alive, and no model that they send arrives."""
+    mute = hash_order(12, 2)[:2]
+    watched = Watched(MoDeST(5, 2, timeout=5.0), monkeypatch)
+    send = Learner.send
+
+    def lost(me: Learner, to: int, payload: Any, channel: str = "data") -> None:
+        if channel not in ("average", "trained") or me.id not in mute:
+            send(me, to, payload, channel)
+
+    monkeypatch.setattr(Learner, "send", lost)
+    run = modest(watched, rounds=8)
+    assert run.info["rounds"] == 8
+    assert {a for a, _ in watched.models("average", 2)}.isdisjoint(mute)
+    assert len(watched.models("average", 2)) >= 4
+
+
 def test_who_joins_late_takes_part_and_gets_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(MoDeST(4, 1, window=5), monkeypatch)
     run = modest(watched, rounds=60, faults=[Join(1.0, 3)])

@@ -14,8 +14,8 @@ What the publication leaves open, or we chose:
 
 * A peer that nobody has asked for half a window joins again, by the same counter, lest it drops out of the views.
 * A round that comes to nothing, since all who had its models are gone, is taken up again: who has heard of no progress
-  for two timeouts sends once more what it has sent last, at first those of the latest round, then those of earlier
-  ones, too. Whatever is repeated is ignored.
+  for two timeouts sends once more what it has sent last, to more aggregators each time; at first those of the latest
+  round do, then those of earlier ones, too. Whatever is repeated is ignored.
 * A peer that nobody answers does not go on alone.
 * The end: an aggregator of the last round hands the result to everybody who is there; if sf < 1 and a > 1, two may have
   averaged different models, and each keeps its own. Who misses that, being away, learns it from whom it tells that it
@@ -198,7 +198,7 @@ class _Node:
             await me.train(self.settings.steps)
             self.keep(index, "trained", me.model)
             await me.commit()
-        chosen = await self.sampler.live(index + 1, self.settings.aggregators)
+        chosen = await self.sampler.live(index + 1, self.settings.aggregators + self.lost)
         if self.outdated(index):
             return
         model = await self.send(chosen, "trained", index + 1, me.model)
