@@ -26,6 +26,11 @@ PROTOCOLS: Table = {
         ("steps",),
     ),
     "pairwise": Entry("shoal.protocols:Pairwise", "asynchronous gossip between pairs of neighbours", ("steps",)),
+    "modest": Entry(
+        "shoal.protocols:MoDeST",
+        "samples that every peer works out for itself train, and a few of the next one average",
+        ("sample", "aggregators"),
+    ),
     "fedavg": Entry(
         "shoal.protocols:FedAvg", "a server averages the models of sampled clients", ("fraction", "epochs")
     ),

@@ -11,7 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.engine import Crash, Fault, Join, Leave, Link, Mutated, Partition, PeerLost, Restart, Slow, random_faults
+from shoal.engine import (
+    Crash,
+    Fault,
+    Join,
+    Leave,
+    Link,
+    Mutated,
+    Partition,
+    PeerFailed,
+    PeerLost,
+    Restart,
+    SimulatedWorld,
+    Slow,
+    random_faults,
+)
 from shoal.engine.faults import KINDS, check_script, from_records
 from tests.engine.worlds import events, run
 
@@ -45,6 +59,25 @@ def test_a_peer_that_crashes_again_and_again_does_every_round_at_last_exactly_on
     assert all(x == 0.5**r for _, r, x in log)
     assert log[-1][:2] == (7, 5)  # the first life commits nothing, the next six one round each
     assert [r for _, r, _ in log] == sorted(r for _, r, _ in log)
+
+
+def test_a_peer_that_skips_rounds_is_in_the_last_one_and_comes_back_there() -> None:
+    log: list[tuple[int, int, int]] = []
+    committed: list[int] = []
+
+    async def protocol(me: Any) -> None:
+        async for r in (rounds := me.rounds(20)):
+            log.append((me.lives, r, me.round))
+            with pytest.raises(ValueError, match=f"over: got {r}"):
+                rounds.skip_to(r)
+            await me.sleep(1.0)
+            rounds.skip_to(r + 7)
+
+    world = SimulatedWorld(1, faults=[Crash(1.5, 0), Restart(2.0, 0)])
+    world.on_commit = lambda peer: committed.append(peer.state["round"])
+    world.run(protocol)
+    assert log == [(1, 0, 0), (1, 7, 7), (2, 7, 7), (2, 14, 14)]
+    assert committed == [7, 14, 21]  # rounds may be over that nobody had planned
 
 
 def test_a_crash_before_the_first_commit_starts_from_nothing() -> None:
@@ -347,6 +380,31 @@ def test_a_peer_that_left_may_come_back_with_what_it_had_committed() -> None:
     log: list[tuple[int, int, float]] = []
     run(1, halving(log, rounds=3), faults=[Leave(1.5, 0), Restart(5.0, 0)])
     assert log == [(1, 0, 1.0), (1, 1, 0.5), (2, 1, 0.5), (2, 2, 0.25)]
+
+
+@pytest.mark.parametrize(("fault", "said"), [(Leave, ["bye"]), (Crash, [])])
+def test_who_leaves_says_what_it_has_to_say_and_who_crashes_does_not(fault: Any, said: list[str]) -> None:
+    heard: list[str] = []
+
+    async def protocol(me: Any) -> None:
+        if me.id == 0:
+            me.at_leave(lambda: me.send(1, "bye"))
+            await me.sleep(10.0)
+        else:
+            while True:
+                heard.append((await me.receive()).payload)
+
+    run(2, protocol, links=[Link(latency=0.5, up=100.0)] * 2, faults=[fault(1.0, 0)], until=9.0)
+    assert heard == said
+
+
+def test_a_farewell_that_fails_fails_the_run() -> None:
+    async def protocol(me: Any) -> None:
+        me.at_leave(lambda: me.send(7, "bye"))
+        await me.sleep(10.0)
+
+    with pytest.raises(PeerFailed, match="to: got 7"):
+        run(2, protocol, faults=[Leave(1.0, 0)])
 
 
 @pytest.mark.parametrize("at", [0.0, 2.5])

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from . import disrupted_dfl as disrupted
-from . import dsgd_sam
+from . import dsgd_sam, modest
 from . import fedavg as fed
 from . import linear_scaling_warmup as scaling
 from . import variance_corrected_averaging as vca
@@ -618,3 +618,64 @@ def test_batches_up_to_the_reference_have_no_warm_up() -> None:
     for batch, lr in [(64, 0.025), (256, 0.1)]:
         np.testing.assert_allclose(scaling.imagenet_schedule(batch, 4)[:120], lr)
     assert scaling.imagenet_schedule(512, 4)[0] == pytest.approx(0.1)
+
+
+# MoDeST
+
+
+def nodes_view(*entries: modest.Entry) -> dict[int, modest.Entry]:
+    return dict(enumerate(entries))
+
+
+def test_merging_views_takes_the_latest_activity_and_the_membership_of_the_larger_counter() -> None:
+    mine = nodes_view((3, 2, True), (9, 1, False))
+    other = {0: (5, 1, False), 1: (2, 4, True), 7: (1, 1, True)}
+    assert modest.merge(mine, other) == {0: (5, 2, True), 1: (9, 4, True), 7: (1, 1, True)}
+    assert modest.merge(mine, mine) == mine
+
+
+def test_merging_views_is_order_free_where_counters_name_one_membership() -> None:
+    rng = np.random.default_rng(0)
+    views = [
+        {i: (int(rng.integers(9)), c, c % 2 == 0) for i in range(6) if (c := int(rng.integers(4))) or i}
+        for _ in range(3)
+    ]
+    a, b, c = views
+    assert modest.merge(a, b) == modest.merge(b, a)
+    assert modest.merge(a, modest.merge(b, c)) == modest.merge(modest.merge(a, b), c)
+
+
+def test_candidates_are_in_active_lately_or_oneself_and_in_the_order_of_their_digests() -> None:
+    view = nodes_view((5, 0, True), (4, 0, True), (30, 3, False), (0, 0, True), (25, 2, True))
+    assert sorted(modest.candidates(view, 25, 20)) == [0, 4]
+    assert sorted(modest.candidates(view, 25, 20, own=2)) == [0, 2, 4]
+    # `printf 0-1 | md5sum` begins with c2, 1-1 with ea, 2-1 with 8f
+    assert modest.ordered([0, 1, 2], 1) == [2, 0, 1]
+
+
+def test_a_sample_passes_over_those_who_do_not_answer() -> None:
+    assert modest.sample([4, 1, 3, 0, 2], 2, lambda node: node not in (4, 3)) == [1, 0]
+    assert modest.sample([4, 1], 5) == [4, 1]
+    assert [modest.enough(10, sf) for sf in (1.0, 0.7, 0.29, 0.05)] == [10, 7, 2, 1]
+
+
+def test_rounds_without_failures_follow_federated_averaging_over_the_same_samples() -> None:
+    # training pulls node i halfway to i: w <- (w + i) / 2
+    log, views = modest.trace((64.0,), 30, lambda i, k, w: ((w[0] + i) / 2,), 12, size=8, aggregators=3, window=12)
+    w = 64.0
+    for entry, after in zip(log, [*log[1:], None], strict=True):
+        assert entry.start == (w,)
+        w = sum((w + i) / 2 for i in entry.participants) / 8
+        assert entry.average[0] == pytest.approx(w, rel=1e-15)
+        w = entry.average[0]
+        assert after is None or after.participants[:3] == entry.aggregators
+        # who aggregates sends to itself for nothing, and what it trained too where it was in the sample before
+        both = set(entry.participants) & set(entry.aggregators)
+        assert entry.transfers == 2 * 3 * 8 - 3 - len(both)
+    for j in log[-1].aggregators:
+        assert all(views[j][i][0] == 13 for i in log[-1].participants)
+
+
+def test_transfers_to_oneself_are_those_of_the_aggregators_that_take_part() -> None:
+    log, _ = modest.trace((0.0,), 10, lambda i, k, w: w, 3, size=10, aggregators=2, window=3)
+    assert [entry.transfers for entry in log] == [2 * 2 * 9] * 3  # everybody takes part, and skips itself

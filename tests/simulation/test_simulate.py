@@ -183,6 +183,26 @@ def test_progress_begins_at_nothing_and_knows_the_run(monkeypatch):
     assert states[-1].latest.keys() == {"loss", "accuracy"}
 
 
+def test_peers_that_skip_rounds_and_keep_their_state_in_between_are_measured_once_a_round(monkeypatch):
+    class Skipping:
+        needs = Needs(sampled=True)
+
+        async def __call__(self, me):
+            await me.commit()
+            async for r in (rounds := me.rounds()):
+                await me.train(steps=1)
+                await me.commit()
+                rounds.skip_to(r + 1 + (me.id == 0))
+
+    states = []
+    monkeypatch.setattr("time.monotonic", iter(range(10**6)).__next__)
+    run = run_of(Skipping(), rounds=6, evaluate=1, progress=states.append)
+    measured = {i: [row[1] for row in run.metrics if row[3] == i and row[4] == "loss"] for i in range(-1, 4)}
+    assert measured == {-1: [], 0: [0, 2, 4, 6], **{i: list(range(7)) for i in (1, 2, 3)}}
+    assert (states[-1].done, states[-1].total) == (24, 24)
+    assert run.info["topology"]["name"] == "none"
+
+
 def test_relays_hold_no_samples():
     run = run_of("decavg", relays=(1, 3))
     shards = run.info["data"]["shards"]

@@ -83,6 +83,7 @@ class Membership:
                 self._crashes[fault.peer].append(world.now())
                 world.network.crashed(fault.peer)
             elif isinstance(fault, Leave):
+                world.say_goodbye(fault.peer)
                 self._stop(fault.peer, "left", world.network.links[fault.peer].latency)
 
     def _start(self, id: int, *, empty: bool) -> None:

@@ -49,6 +49,7 @@ class Peer:
         self._pending: dict[int, tuple[Poll, int]] = {}  # by number of the request
         self._ended: set[int] = set()  # peers that have finished their protocol, as far as their world tells
         self._awaiting: dict[_Waits, str | Callable[[], str]] = {}
+        self._farewells: list[Callable[[], None]] = []
         self._round = 0
         self._key = key(world.seed, "peer", id)
 
@@ -298,10 +299,23 @@ class Peer:
         return Rounds(self, self._world.rounds if count is None else count)
 
     async def commit(self) -> None:
-        """Keep the state as it is now, atomically: for peers that answer others and count no rounds of their own."""
+        """Keep the state as it is now, atomically: for peers that answer others and count no rounds of their own, and
+        for what must survive in the middle of a round.
+        """
         await self._world.commit(self)
 
+    def at_leave(self, say: Callable[[], None]) -> None:
+        """Call `say()` when this peer is about to leave of its own will: it may send, and cannot wait for anything.
+
+        A peer that crashes says nothing.
+        """
+        self._farewells.append(say)
+
     # -- called by the world ---------------------------------------------------------------------------------
+
+    def _say_goodbye(self) -> None:
+        for say in self._farewells:
+            say()
 
     def _is_lost(self, other: int) -> bool:
         return self._world.is_lost(self.id, other)
@@ -463,13 +477,17 @@ class _Waits:
 
 
 class Rounds:
-    """The durable round counter behind `Peer.rounds`."""
+    """The durable round counter behind `Peer.rounds`.
+
+    Attributes:
+        count: how many rounds there are.
+    """
 
     def __init__(self, peer: Peer, count: int) -> None:
         if count < 0:
             raise ValueError(f"rounds: got {count}; a number >= 0 is allowed")
         self._peer = peer
-        self._count = count
+        self.count = count
         self._next = int(peer.state.get("round", 0))
         self._started = False
 
@@ -483,10 +501,21 @@ class Rounds:
             peer.state["round"] = self._next
             await peer._world.commit(peer)
         self._started = True
-        if self._next >= self._count:
+        if self._next >= self.count:
             raise StopAsyncIteration
         peer._round = self._next
         return self._next
+
+    def skip_to(self, over: int) -> None:
+        """Let the round that is under way end as number `over - 1`, so that `over` rounds are over: for a peer that
+        took no part in those between, and does not go through them.
+
+        Raises:
+            ValueError: that would be an earlier round than the one under way.
+        """
+        if over <= self._next:
+            raise ValueError(f"over: got {over}; in round {self._next}, a number from {self._next + 1} on is allowed")
+        self._next = over - 1
 
 
 def _some(items: Any, most: int = 8) -> str:

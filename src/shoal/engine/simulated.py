@@ -165,6 +165,15 @@ class SimulatedWorld(World):
         task = self._launch(peer, self._protocol(peer))
         task.add_done_callback(lambda task: self._main_done(peer, task))
 
+    def say_goodbye(self, id: int) -> None:
+        """Let a peer send what it has to say before it leaves; called by the membership."""
+        peer = self._peers[id]
+        if peer is not None:
+            try:
+                peer._say_goodbye()
+            except Exception as error:
+                self._fail(peer, error)
+
     def stop_peer(self, id: int) -> None:
         """End a peer's life at once; called by the membership."""
         peer, self._peers[id] = self._peers[id], None

@@ -12,7 +12,7 @@ from shoal.protocols.compressed import (
     TernGrad,
 )
 from shoal.protocols.federated import FedAvg, FedVote, ParallelSGD
-from shoal.protocols.gossip import DSGD, DecAvg, Gossip, Pairwise, VarianceCorrected
+from shoal.protocols.gossip import DSGD, DecAvg, Gossip, MoDeST, Pairwise, VarianceCorrected
 from shoal.protocols.isolated import Isolated
 from shoal.protocols.local import SAVIC, AsyncLocalSGD, LocalSGD, ProxSkipVIP
 from shoal.protocols.needs import Needs, check_needs
@@ -34,6 +34,7 @@ __all__ = [
     "Gossip",
     "Isolated",
     "LocalSGD",
+    "MoDeST",
     "Needs",
     "OneBitAdam",
     "OneByte",

@@ -19,6 +19,8 @@ class Needs:
         reliable_links: links that lose no message.
         neighbours: a topology in which every peer has a neighbour.
         messages: peers that talk at all; False: no topology is drawn for them.
+        sampled: a few peers, drawn afresh, take part in a round, and any two may talk; the others learn of rounds when
+            those are over. True: no topology is drawn for them, and no mean over all peers is measured.
         data: samples at every peer; False: some may be relays, which hold none.
         optimizer: the run's optimizer; False: the protocol steps by a rule of its own, and none can be chosen.
         packs: what the protocol hands to `me.pack`: "model", "update" or "gradient". None: it packs nothing, or in a
@@ -31,6 +33,7 @@ class Needs:
     reliable_links: bool = False
     neighbours: bool = False
     messages: bool = True
+    sampled: bool = False
     data: bool = True
     optimizer: bool = True
     packs: Use | None = None

@@ -180,7 +180,7 @@ class Parts:
         s = self.settings
         if self.server is not None:
             return star(self.size, hub=self.server)
-        if not self.needs.messages:
+        if not self.needs.messages or self.needs.sampled:
             return from_edges(self.holders, [], name="none")
         if "topology" in self.objects:
             topology: Topology = self.objects["topology"]

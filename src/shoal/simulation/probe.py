@@ -118,12 +118,14 @@ class Probe:
             self.latest[name] = math.fsum(scores[name] for scores in own) / len(own)
 
     def evaluate(self, vectors: list[Tensor], data: Data) -> list[dict[str, float]]:
-        """Mean loss and metrics of several models."""
+        """Mean loss and metrics of several models; one that several peers share is computed once."""
         kernel = self._trainer.evaluation()
-        jobs = [self._pool.submit(Job(kernel, (vector, data))) for vector in vectors]
+        jobs = {id(vector): Job(kernel, (vector, data)) for vector in vectors}
+        for job in jobs.values():
+            self._pool.submit(job)
         if jobs:
             self._pool.flush()
-        return [job.result for job in jobs]
+        return [jobs[id(vector)].result for vector in vectors]
 
     def close(self) -> None:
         """End the worker threads."""

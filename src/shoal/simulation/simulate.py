@@ -38,7 +38,7 @@ class Progress:
     """How far a run is: given to the progress callback.
 
     Attributes:
-        done, total: rounds committed over all peers that count them, and how many there will be.
+        done, total: rounds that are over, summed over all peers that count them, and how many there will be.
         time: virtual seconds.
         bytes: bytes sent.
         latest: last evaluated metrics.
@@ -153,7 +153,7 @@ class _Experiment:
             every=s.evaluate or max(1, s.rounds // 20),
             last=s.rounds,
             watched=self.watched,
-            averaged=self.honest if len(self.counters) > 1 else (),
+            averaged=self.honest if len(self.counters) > 1 and not parts.needs.sampled else (),
             samples=s.eval_samples,
             workers=parts.workers,
         )
@@ -170,7 +170,8 @@ class _Experiment:
         self._peers: dict[int, Learner] = {}
         self._began = self._shown = time.monotonic()
         self._save_at = self._began + SAVE_EVERY
-        self._done = self._reached = 0
+        self._over: dict[int, int] = {}  # by peer: its rounds that are over
+        self._done = self._reached = self._commits = 0
 
     def _make_peer(self, id: int, world: World, state: State | None) -> Learner:
         s = self.settings
@@ -232,10 +233,15 @@ class _Experiment:
     def _committed(self, peer: Learner) -> None:
         if peer.id not in self._counting:  # it answers those who count rounds
             return
-        self._done += 1
-        self._reached = max(self._reached, int(peer.state["round"]))
+        over, before = int(peer.state.get("round", 0)), self._over.get(peer.id, 0)
+        self._over[peer.id] = over
+        if over in (0, before):  # it kept its state in the middle of a round
+            return
+        self._done += max(0, over - before)  # less than before: it had lost its state
+        self._reached = max(self._reached, over)
         self.probe.committed(peer)
-        if self._done % 16 == 0 or len(self.counters) < 16:
+        self._commits += 1
+        if self._commits % 16 == 0 or len(self.counters) < 16:
             now = time.monotonic()
             if now - self._shown > 0.1:
                 self._shown = now
