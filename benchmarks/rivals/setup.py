@@ -69,8 +69,8 @@ def optimizers(python: Path) -> None:
 
 
 def compression(python: Path) -> None:
-    """hivemind, for `benchmarks/compression.py`."""
-    pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12")
+    """hivemind, for `benchmarks/compression.py`, which runs Shoal's own beside it."""
+    pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12", "safetensors", "msgspec")
 
 
 RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression}
