@@ -83,8 +83,8 @@ def transform_arm(codec: DCT, x: Tensor, layout: Layout) -> Once:
         return [transform(x[layer.slice], grid) for layer, grid in zip(layout, grids, strict=True)]
 
     def back() -> None:
-        for c, grid in zip(coefficients, grids, strict=True):
-            inverse(c, grid)
+        for layer, c, grid in zip(layout, coefficients, grids, strict=True):
+            inverse(c, grid, out[layer.slice])
 
     coefficients = forward()
     return lambda: {"products": seconds(products), "encode": seconds(forward), "decode": seconds(back)}
