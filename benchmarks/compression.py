@@ -1,9 +1,9 @@
 """Codecs on one thread: bytes a second, what random rounding costs beside its draws, and stacks beside single calls.
 
 A vector of 10 M parameters in the 148 tensors of a transformer; 100 stacked rows of a network of 50,890. All arms of a
-repetition are measured one after the other in one process, in CPU seconds; rates are of the vector's own float32. With
-an environment `python benchmarks/rivals/setup.py compression` hivemind's 8-bit quantisations run on the same vector,
-and torch's PowerSGD hook is compared in any case, in a process group of one.
+repetition are measured one after the other in one process, in CPU seconds; rates are of the vector's own float32. The
+compression of DeMo's code (restated) and torch's PowerSGD hook, in a process group of one, are compared in any case;
+hivemind's codecs with an environment `python benchmarks/rivals/setup.py compression`, in which all arms run then.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from benchmarks.report import Options, Report, Target, at_least, at_most
 
 RATE = 0.5  # GB/s
 FAST = ("int8", "sign")
-RANDOM = ("qsgd", "int8-stochastic")
+RANDOM = ("qsgd", "int8-stochastic", "ternary", "rqm")
+STACKED = (*FAST, "qsgd", "int8-stochastic", "randk")
+BOUND = "dct, the transform alone"
+SAME = {
+    "ef+powersgd": ("torch PowerSGD hook",),
+    "dct": ("DeMo's reference",),
+    "int8": ("hivemind Uniform8BitQuantization", "hivemind Quantile8BitQuantization"),
+    "fp16": ("hivemind Float16Compression",),
+}
 
 
 def run(options: Options) -> Report:
     report = Report("compression")
-    found = _measured([sys.executable, "-m", "benchmarks.ours.compression"], options)
-    venv = VENVS / "compression"
-    if (venv / "ready.txt").exists():
-        python = str(venv / "bin" / "python")
-        rival = _measured([python, str(ROOT / "benchmarks" / "rivals" / "hivemind_codecs.py")], options)
-        found["arms"] |= rival["arms"]
-    else:
+    found = _measured(options)
+    if not any(name.startswith("hivemind") for name in found["arms"]):
         report.notes.append("hivemind is not installed: python benchmarks/rivals/setup.py compression")
     report.data["transformer"] = found
     report.tables.append(_table(found))
@@ -42,26 +45,44 @@ def run(options: Options) -> Report:
     return report
 
 
-def _measured(argv: list[str], options: Options) -> Any:
-    options.tell(f"compression: {argv[-1]}")
+def _measured(options: Options) -> Any:
+    venv = VENVS / "compression"
+    whole = (venv / "ready.txt").exists()
+    python, rivals = (str(venv / "bin" / "python"), ["hivemind"]) if whole else (sys.executable, [])
+    options.tell("compression")
     path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*argv, str(options.times(5))], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [python, "-m", "benchmarks.ours.compression", str(options.times(5)), *rivals],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _table(found: Any) -> Table:
     page = Table(title="codecs: 10 M float32, one thread", box=box.SIMPLE_HEAD, pad_edge=False)
     page.add_column("arm")
-    for heading in ("encode GB/s", "decode GB/s", "encode / draws", "100 calls / stack", "times smaller"):
+    headings = (
+        "encode GB/s",
+        "decode GB/s",
+        "encode / draws",
+        "100 calls / stack",
+        "100 calls / draws",
+        "times smaller",
+    )
+    for heading in headings:
         page.add_column(heading, justify="right")
     for name, arm in found["arms"].items():
+        random = name in RANDOM
         page.add_row(
             name,
             *(f"{statistics.median(_rates(arm, what)):.2f}" if what in arm else "" for what in ("encode", "decode")),
-            f"{statistics.median(_over(arm, 'encode', 'draws')):.2f}" if name in RANDOM else "",
+            f"{statistics.median(_over(arm, 'encode', 'draws')):.2f}" if random else "",
             f"{statistics.median(_over(arm, 'calls', 'stack')):.2f}" if "stack" in arm else "",
-            f"{arm['ratio']:.2f}",
+            f"{statistics.median(_over(arm, 'calls', 'stack draws')):.2f}" if random else "",
+            f"{arm['ratio']:.2f}" if arm["ratio"] else "",
         )
     return page
 
@@ -82,13 +103,15 @@ def _targets(report: Report, found: Any) -> None:
             report.targets.append(Target(f"{name}: {what}", RATE, False, rates, "GB/s"))
     for name in RANDOM:
         report.targets.append(at_most(f"{name}: encode over its draws", 2.5, _over(arms[name], "encode", "draws")))
-    for name in (*FAST, *RANDOM, "randk"):
+    for name in STACKED:
         ratios = _over(arms[name], "calls", "stack")
         report.targets.append(at_least(f"{name}: 100 calls over a stack of 100 rows", 3.0, ratios))
-    pairs = [("ef+powersgd", "torch PowerSGD hook")]
-    pairs += [("int8", name) for name in arms if name.startswith("hivemind") and "8" in name]
-    for mine, theirs in pairs:
-        for what in ("encode", "decode"):
-            if what in arms[mine] and what in arms[theirs]:
-                both = zip(arms[mine][what], arms[theirs][what], strict=True)
-                report.targets.append(at_most(f"{mine} over {theirs}: {what}", 1.0, [a / b for a, b in both]))
+    for what in ("encode", "decode"):
+        ratios = _over(arms[BOUND], what, "products")
+        report.targets.append(at_most(f"dct: the transform over its bare products, {what}", 2.0, ratios))
+    for mine, others in SAME.items():
+        for theirs in others:
+            for what in ("encode", "decode"):
+                if what in arms[mine] and what in arms.get(theirs, ()):
+                    both = zip(arms[mine][what], arms[theirs][what], strict=True)
+                    report.targets.append(at_most(f"{mine} over {theirs}: {what}", 1.0, [a / b for a, b in both]))

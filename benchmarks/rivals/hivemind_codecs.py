@@ -1,16 +1,12 @@
-"""hivemind's compression of 10 M numbers: `python hivemind_codecs.py <repetitions>` prints JSON on its last line.
+"""hivemind's compression of a vector, for `benchmarks/ours/compression.py`.
 
-CPU seconds of one thread; its blockwise kind needs bitsandbytes and a GPU's library, and is left out.
+Its blockwise kind needs bitsandbytes and a GPU's library, and is left out. The messages hold the bytes that travel.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from typing import Any
 
-import torch
 from hivemind.compression import (
     CompressionInfo,
     Float16Compression,
@@ -18,31 +14,27 @@ from hivemind.compression import (
     ScaledFloat16Compression,
     Uniform8BitQuantization,
 )
+from torch import Tensor
 
-SIZE = 10_034_176
 KINDS = (Uniform8BitQuantization, Quantile8BitQuantization, Float16Compression, ScaledFloat16Compression)
 
 
-def main(repetitions: int) -> None:
-    torch.set_num_threads(1)
-    x = torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
-    info = CompressionInfo.from_tensor(x)
-    found: dict[str, Any] = {}
-    for repetition in range(repetitions + 1):  # the first one is not counted
-        for kind in KINDS:
-            codec = kind()
-            start = time.process_time()
-            message = codec.compress(x, info)
-            between = time.process_time()
-            codec.extract(message)
-            end = time.process_time()
-            arm = found.setdefault(f"hivemind {kind.__name__}", {"bytes": 4 * SIZE, "encode": [], "decode": []})
-            arm["ratio"] = 4 * SIZE / message.ByteSize()
-            if repetition:
-                arm["encode"].append(between - start)
-                arm["decode"].append(end - between)
-    print(json.dumps({"arms": found}))
+class Hivemind:
+    """One of them, which encodes and decodes a vector [d]."""
+
+    def __init__(self, kind: Any, x: Tensor) -> None:
+        self.codec, self.x, self.info = kind(), x, CompressionInfo.from_tensor(x)
+
+    def encode(self) -> Any:
+        return self.codec.compress(self.x, self.info)
+
+    def decode(self, message: Any) -> Tensor:
+        return self.codec.extract(message)
+
+    def size(self, message: Any) -> int:
+        """Bytes."""
+        return message.ByteSize()
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+def arms(x: Tensor) -> dict[str, Hivemind]:
+    return {f"hivemind {kind.__name__}": Hivemind(kind, x) for kind in KINDS}

@@ -69,8 +69,11 @@ def optimizers(python: Path) -> None:
 
 
 def compression(python: Path) -> None:
-    """hivemind, for `benchmarks/compression.py`."""
-    pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12")
+    """hivemind, for `benchmarks/compression.py`, which runs Shoal's own beside it.
+
+    Its decoding takes an array of one number for the number, which numpy 2.4 refuses.
+    """
+    pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12", "numpy<2.4", "safetensors", "msgspec")
 
 
 RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression}

@@ -8,8 +8,8 @@ import torch
 from scipy.fft import dctn
 
 from shoal.compression import DCT
-from shoal.compression.dct import Frequencies, inverse, side, transform
-from shoal.tensors import Layout, key, normal
+from shoal.compression.dct import Frequencies, inverse, side, strongest, transform
+from shoal.tensors import Layout, integers, key, normal
 from shoal.tensors.payload import encode
 
 from ..restatements.compression import demo as restated
@@ -92,3 +92,14 @@ def test_places_that_repeat_or_leave_the_chunk_are_refused() -> None:
 def test_impossible_settings_are_refused(settings: tuple[int], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         DCT(*settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (7, 64, 5), (30, 16, 16), (2, 4096, 32)])
+def test_the_strongest_are_the_largest_in_order_of_place(n: int, m: int, k: int, dtype: torch.dtype) -> None:
+    """Whether all are different or many equal."""
+    for sizes in (normal(key(7), (n, m)).abs().to(dtype), integers(key(8), 3, (n, m)).to(dtype)):
+        places = strongest(sizes, k)
+        assert places.shape == (n, k)
+        assert bool((places.diff() > 0).all())
+        assert torch.equal(sizes.gather(1, places).sort().values, sizes.sort().values[:, m - k :])

@@ -92,6 +92,15 @@ def test_a_row_does_not_depend_on_the_others(codec: Codec, layout: Layout) -> No
 
 @codecs
 @layouts
+def test_what_is_left_out_is_the_row_less_what_is_decoded(codec: Codec, layout: Layout) -> None:
+    rows = rows_of(layout, 3)
+    payloads, _ = codec.encode_rows(rows, fresh(codec, layout, 3), keys_of(3), layout)
+    expected = rows - codec.decode_rows(payloads, layout)
+    assert same_bits(codec.left_out(rows.clone(), payloads, layout), expected)
+
+
+@codecs
+@layouts
 def test_what_is_given_stays_as_it_is(codec: Codec, layout: Layout) -> None:
     rows, memory = rows_of(layout, 4), fresh(codec, layout, 4)
     for _ in range(2):

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 from torch.func import vmap
 
-from shoal.tensors.bits import mix, mix_int
+from shoal.tensors.bits import CHUNK, mix, mix_int
 from shoal.tensors.random import (
     _sqrt,
     derive,
@@ -377,3 +377,14 @@ def test_square_roots_are_those_of_the_standard_also_where_memory_cannot_be_read
     exact = torch.from_numpy(np.sqrt(x.numpy()))
     assert torch.equal(_sqrt(x), exact)
     assert torch.equal(torch.func.vmap(_sqrt)(x.view(-1, 4)).flatten(), exact)
+
+
+@pytest.mark.parametrize(
+    "draw", [uniform, normal, lambda k, d: integers(k, 1000, d)], ids=["uniform", "normal", "integers"]
+)
+@pytest.mark.parametrize("d", [CHUNK // 3, 4 * CHUNK + 5])
+def test_rows_longer_and_shorter_than_a_piece_are_those_drawn_alone(draw, d: int) -> None:
+    keys = derive(key(4), torch.arange(6).view(2, 3))
+    stacked = draw(keys, d)
+    assert stacked.shape == (2, 3, d)
+    assert all(identical(stacked[i, j], draw(keys[i, j], d)) for i in range(2) for j in range(3))

@@ -69,6 +69,10 @@ class Codec(ABC):
             ValueError: a payload is not what this codec would send for such a layout.
         """
 
+    def left_out(self, rows: Tensor, payloads: Sequence[Content], layout: Layout) -> Tensor:
+        """Rows [n, d], which are written into, less what their payloads decode to."""
+        return rows.sub_(self.decode_rows(payloads, layout))
+
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """The symbols that a payload holds, one tensor for each stream of like symbols.
 

@@ -12,14 +12,16 @@ two axes all but the first are joined. A place takes ceil(log2(h w)) bits, none 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from shoal.compression.blocks import aligned
 from shoal.compression.codec import Codec, Memory, Use, field_of
 from shoal.tensors.layout import Layout, Segment
 from shoal.tensors.packing import pack_bits, packed_bits_size, unpack_bits
@@ -27,6 +29,7 @@ from shoal.tensors.payload import Content, Payload
 
 Parts: TypeAlias = list[tuple[Tensor | None, Tensor]]
 """Places [chunks, k] (None: all of a chunk) and values [chunks, k] of each layer that is not empty."""
+TOGETHER = 1 << 17  # entries of layers that are chosen from and packed at once
 VALUES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -99,8 +102,10 @@ class DCT(Codec):
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """What the coefficients that came stand for."""
-        rows = [self.merge([payload], layout) for payload in payloads]
-        return torch.stack(rows) if rows else torch.empty(0, layout.size, dtype=layout.dtype)
+        rows = torch.empty(len(payloads), layout.size, dtype=layout.dtype)
+        for row, payload in zip(rows, payloads, strict=True):
+            self._merge_into(row, [self.parts(payload, layout)], layout)
+        return rows
 
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """Places of each layer, and values."""
@@ -124,44 +129,39 @@ class DCT(Codec):
 
         Sums run in the order of the messages.
         """
-        parts = [iter(part) for part in read]
         result = torch.empty(layout.size, dtype=layout.dtype)
-        for layer in layout:
-            if not layer.size:
-                continue
-            grid = self.grid(layer)
-            total = torch.zeros(grid.chunks, grid.size, dtype=layout.dtype)
-            senders = torch.zeros_like(total)
-            for part in parts:
-                places, values = next(part)
-                if places is None:
-                    total += values
-                    senders += 1.0
-                else:
-                    total.scatter_add_(1, places, values)
-                    senders.scatter_add_(1, places, torch.ones_like(values))
-            result[layer.slice] = inverse(total.div_(senders.clamp_min_(1.0)), grid)
+        self._merge_into(result, read, layout)
         return result
 
-    def _encode(self, row: Tensor, layout: Layout) -> Frequencies:
-        places, values = [], []
-        for layer in layout:
-            if not layer.size:
-                continue
+    def _merge_into(self, result: Tensor, read: Sequence[Parts], layout: Layout) -> None:
+        for layer, *parts in zip([layer for layer in layout if layer.size], *read, strict=True):
             grid = self.grid(layer)
-            # A copy: the last bits of a matrix product depend on where in a cache line its input begins.
-            c = transform(row[layer.slice].clone(), grid)
+            total = torch.zeros(grid.chunks, grid.size, dtype=layout.dtype)
+            _add(total, parts)
+            if len(parts) > 1:
+                senders = torch.zeros_like(total)
+                _add(senders, [(places, torch.ones_like(values)) for places, values in parts])
+                total.div_(senders.clamp_min_(1.0))
+            inverse(total, grid, result[layer.slice])
+
+    def _encode(self, row: Tensor, layout: Layout) -> Frequencies:
+        layers = [layer for layer in layout if layer.size]
+        grids = [self.grid(layer) for layer in layers]
+        places: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
+        for grid, alike in _together(grids):
+            parts = [transform(aligned(row[layers[i].slice]), grid) for i in alike]
+            c = torch.cat(parts) if len(parts) > 1 else parts[0]
             if grid.bits:
-                at = c.abs().topk(grid.kept, sorted=False).indices.sort().values
-                places.append(pack_bits(at.flatten(), grid.bits))
+                at = strongest(c.abs(), grid.kept)
+                places |= zip(alike, pack_bits(at.view(len(alike), -1), grid.bits), strict=True)
                 c = c.gather(1, at)
-            values.append(c.flatten())
+            values |= zip(alike, c.view(len(alike), -1), strict=True)
         dtype = self._dtype(layout)
         largest = torch.finfo(dtype).max
-        joined = torch.cat(values) if values else row.new_empty(0)
         return Frequencies(
-            torch.cat(places) if places else torch.empty(0, dtype=torch.uint8),
-            joined.clamp(-largest, largest).to(dtype),
+            torch.cat([places[i] for i in sorted(places)] or [torch.empty(0, dtype=torch.uint8)]),
+            torch.cat([values[i] for i in sorted(values)] or [row.new_empty(0)]).clamp_(-largest, largest).to(dtype),
         )
 
     def parts(self, payload: Content, layout: Layout) -> Parts:
@@ -169,17 +169,18 @@ class DCT(Codec):
         grids = [self.grid(layer) for layer in layout if layer.size]
         counts = [grid.chunks * grid.kept for grid in grids]
         sizes = [packed_bits_size(n, g.bits) if g.bits else 0 for n, g in zip(counts, grids, strict=True)]
-        packed = field_of(payload, Frequencies, "places", torch.uint8, [sum(sizes)])
+        packed = field_of(payload, Frequencies, "places", torch.uint8, [sum(sizes)]).split(sizes)
         values = field_of(payload, Frequencies, "values", self._dtype(layout), [sum(counts)]).to(layout.dtype)
-        result: Parts = []
-        for grid, count, own, some in zip(grids, counts, packed.split(sizes), values.split(counts), strict=True):
-            places = None
+        places: dict[int, Tensor] = {}
+        for grid, alike in _together(grids):
             if grid.bits:
-                places = unpack_bits(own, grid.bits, count).long().view(grid.chunks, grid.kept)
-                if int(places.max()) >= grid.size or bool((places.diff() <= 0).any()):
+                own = unpack_bits(torch.stack([packed[i] for i in alike]), grid.bits, grid.chunks * grid.kept)
+                own = own.long().view(len(alike), grid.chunks, grid.kept)
+                if int(own.max()) >= grid.size or bool((own.diff() <= 0).any()):
                     raise ValueError(f"payload: places in a chunk of {grid.size} must increase, and be below that")
-            result.append((places, some.view(grid.chunks, grid.kept)))
-        return result
+                places |= zip(alike, own, strict=True)
+        some = zip(values.split(counts), grids, strict=True)
+        return [(places.get(i), part.view(grid.chunks, grid.kept)) for i, (part, grid) in enumerate(some)]
 
     def _dtype(self, layout: Layout) -> torch.dtype:
         """Of the values: "float32" is the layout's own where that is wider."""
@@ -213,11 +214,43 @@ def transform(x: Tensor, grid: Grid) -> Tensor:
     return blocks.reshape(grid.chunks, grid.size)
 
 
-def inverse(c: Tensor, grid: Grid) -> Tensor:
-    """The flat tensor [rows * columns] of coefficients [chunks, h w]."""
+def inverse(c: Tensor, grid: Grid, result: Tensor | None = None) -> Tensor:
+    """The flat tensor [rows * columns] of coefficients [chunks, h w], in `result` if there is one."""
+    result = c.new_empty(grid.rows * grid.columns) if result is None else result
     right, left = basis(grid.w, c.dtype), basis(grid.h, c.dtype)
     blocks = (c.reshape(-1, grid.w) @ right).view(-1, grid.h, grid.w)
     if grid.h > 1:
         blocks = (blocks.transpose(1, 2).reshape(-1, grid.h) @ left).view(-1, grid.w, grid.h).transpose(1, 2)
-    whole = blocks.reshape(grid.rows // grid.h, grid.columns // grid.w, grid.h, grid.w).transpose(1, 2)
-    return whole.reshape(-1)
+    down, across = grid.rows // grid.h, grid.columns // grid.w
+    result.view(down, grid.h, across, grid.w).copy_(blocks.view(down, across, grid.h, grid.w).transpose(1, 2))
+    return result
+
+
+def strongest(sizes: Tensor, k: int) -> Tensor:
+    """The places of the k largest of each row [n, m], ascending int64 [n, k]; which of equal ones is left open."""
+    if sizes.device.type == "cpu" and sizes.dtype in (torch.float32, torch.float64):
+        array, first = sizes.numpy(), sizes.shape[1] - k
+        places = np.flatnonzero(array >= np.partition(array, first, axis=1)[:, first, None])
+        if len(places) == len(array) * k:  # more, if some are equal to the least
+            return torch.from_numpy(places % array.shape[1]).view(len(array), k)
+    return sizes.topk(k, sorted=False).indices.sort().values
+
+
+def _add(total: Tensor, parts: Parts) -> None:
+    """Add what messages hold of one layer to coefficients [chunks, h w]."""
+    for places, values in parts:
+        if places is None:
+            total += values
+        else:
+            total.scatter_add_(1, places, values)
+
+
+def _together(grids: Sequence[Grid]) -> Iterator[tuple[Grid, list[int]]]:
+    """Which layers are cut alike: what is done chunk by chunk is done for many small ones at once."""
+    found: dict[Grid, list[int]] = {}
+    for i, grid in enumerate(grids):
+        found.setdefault(grid, []).append(i)
+    for grid, alike in found.items():
+        step = max(1, TOGETHER // (grid.rows * grid.columns))
+        for start in range(0, len(alike), step):
+            yield grid, alike[start : start + step]

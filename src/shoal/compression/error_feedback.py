@@ -65,7 +65,7 @@ class ErrorFeedback(Codec):
         u = torch.add(rows, memory[ERROR], alpha=self.decay)
         inner = {name: value for name, value in memory.items() if name != ERROR}
         payloads, after = self.codec.encode_rows(u, inner, keys, layout)
-        return payloads, {ERROR: u.sub_(self.codec.decode_rows(payloads, layout)), **after}
+        return payloads, {ERROR: self.codec.left_out(u, payloads, layout), **after}
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """As the codec."""

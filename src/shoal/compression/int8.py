@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.compression.blocks import blocked, largest, scale_dtype, tiles
+from shoal.compression.blocks import blocked, rounded_at_random, scale_dtype, tiles
 from shoal.compression.codec import Codec, Memory, stacked_field
 from shoal.tensors.layout import Layout
 from shoal.tensors.payload import Content, Payload
@@ -61,10 +61,11 @@ class Int8(Codec):
         draws = self._draws(keys, d, scales.dtype)
         for i, columns, blocks in tiles(n, d, self.block):
             x = blocked(rows[i, columns].to(scales.dtype), self.block)
-            a = scales[i, blocks] = largest(x)
+            y = x.abs()
+            a = scales[i, blocks] = y.amax(-1)
             # Divided first: 127 / A may be infinite.
-            y = (x / a.masked_fill(a == 0.0, 1.0)[..., None]).mul_(TOP).flatten(1)
-            codes[i, columns] = self._rounded(y, None if draws is None else draws[i, columns])
+            torch.div(x, a.masked_fill_(a == 0.0, 1.0)[..., None], out=y).mul_(TOP)
+            codes[i, columns] = self._rounded(y.flatten(1), None if draws is None else draws[i, columns])
         return [Bytes8(*both) for both in zip(codes, scales, strict=True)], memory
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
@@ -103,5 +104,4 @@ class StochasticInt8(Int8):
 
     def _rounded(self, y: Tensor, draws: Tensor | None) -> Tensor:
         assert draws is not None
-        low = y.floor()
-        return low.add_(draws < y.sub_(low))
+        return rounded_at_random(y, draws)

@@ -15,7 +15,7 @@ place in the memory: from zeros, which one matrix of zeros would leave, the iter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from shoal.compression.blocks import layers
+from shoal.compression.blocks import aligned, layers
 from shoal.compression.codec import Codec, Memory, Use, field_of
 from shoal.tensors.layout import Layout, Segment
 from shoal.tensors.payload import Content, Payload
@@ -96,19 +96,29 @@ class PowerSGD(Codec):
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """Products, row by row."""
-        matrices, rest, dtype = self.matrices(layout), self._rest(layout), layout.dtype
-        rows = torch.empty(0, layout.size, dtype=dtype)
-        for i, payload in enumerate(payloads):
-            p = field_of(payload, LowRank, "p", dtype, [_size(matrices, "p")])
-            q = field_of(payload, LowRank, "q", dtype, [_size(matrices, "q")])
-            others = field_of(payload, LowRank, "rest", dtype, [sum(s.stop - s.start for s in rest)])
-            rows = rows if i else p.new_empty(len(payloads), layout.size)
-            row = rows[i]
-            for a in matrices:
-                torch.mm(_matrix(p, a.p, a.n, a.r), _matrix(q, a.q, a.m, a.r).T, out=row[a.slice].view(a.n, a.m))
-            for s, part in zip(rest, others.split([s.stop - s.start for s in rest]), strict=True):
-                row[s] = part
+        device = field_of(payloads[0], LowRank, "p", layout.dtype, [None]).device if payloads else None
+        rows = torch.empty(len(payloads), layout.size, dtype=layout.dtype, device=device)
+        for row, payload in zip(rows, payloads, strict=True):
+            for stretch, part in self._parts(payload, layout):
+                row[stretch] = part
         return rows
+
+    def left_out(self, rows: Tensor, payloads: Sequence[Content], layout: Layout) -> Tensor:
+        """Layer by layer, while a product is in the cache."""
+        for row, payload in zip(rows, payloads, strict=True):
+            for stretch, part in self._parts(payload, layout):
+                row[stretch] -= part
+        return rows
+
+    def _parts(self, payload: Content, layout: Layout) -> Iterator[tuple[slice, Tensor]]:
+        """Each layer's stretch, and what is decoded there."""
+        matrices, rest, dtype = self.matrices(layout), self._rest(layout), layout.dtype
+        p = field_of(payload, LowRank, "p", dtype, [_size(matrices, "p")])
+        q = field_of(payload, LowRank, "q", dtype, [_size(matrices, "q")])
+        others = field_of(payload, LowRank, "rest", dtype, [sum(s.stop - s.start for s in rest)])
+        for a in matrices:
+            yield a.slice, (_matrix(p, a.p, a.n, a.r) @ _matrix(q, a.q, a.m, a.r).T).flatten()
+        yield from zip(rest, others.split([s.stop - s.start for s in rest]), strict=True)
 
     def streams(self, payload: Content, layout: Layout) -> Iterable[Tensor]:
         """P, Q, the rest."""
@@ -159,8 +169,8 @@ def _shape(segment: Segment) -> tuple[int, int]:
 
 
 def _matrix(x: Tensor, start: int, n: int, m: int) -> Tensor:
-    """[n, m] from a stretch of x, in memory of its own: products may depend on where in memory a matrix begins."""
-    return x[start : start + n * m].clone().view(n, m)
+    """[n, m] from a stretch of x."""
+    return aligned(x[start : start + n * m]).view(n, m)
 
 
 def _size(matrices: Sequence[Matrix], factor: str) -> int:

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.compression.blocks import blocked, layers, scale_dtype, sums, tiles
+from shoal.compression.blocks import blocked, layers, rounded_at_random, scale_dtype, sums, tiles
 from shoal.compression.codec import Codec, Memory, Use, stacked_field
 from shoal.tensors.layout import Layout
 from shoal.tensors.packing import pack_bits, packed_bits_size, unpack_bits
@@ -69,7 +69,7 @@ class QSGD(Codec):
         """Scale, and round by the draws."""
         n, d = rows.shape
         dtype = scale_dtype(layout)
-        codes = torch.empty((n, d), dtype=torch.uint8 if self.bits <= 8 else torch.int32, device=rows.device)
+        codes = torch.empty((n, d), dtype=torch.int8 if self.bits <= 8 else torch.int32, device=rows.device)
         norms = torch.empty((n, self._buckets(layout)), dtype=dtype, device=rows.device)
         draws = uniform(keys, d, dtype=dtype)
         for stretch, first, bucket in self._stretches(layout):
@@ -77,11 +77,11 @@ class QSGD(Codec):
                 x = blocked(rows[i, stretch][:, columns].to(dtype), bucket)
                 norm = sums(x, 2).sqrt_().clamp_(max=torch.finfo(dtype).max).to(dtype)
                 norms[i, first + buckets.start : first + buckets.stop] = norm
-                r = x.abs().div_(norm.masked_fill(norm == 0.0, 1.0)[..., None]).mul_(self.levels)
+                r = x.abs().div_(norm.masked_fill_(norm == 0.0, 1.0)[..., None]).mul_(self.levels)
                 r = r.clamp_(max=self.levels).flatten(1)
-                low = r.floor()
-                low += draws[i, stretch][:, columns] < r.sub_(low)
-                codes[i, stretch][:, columns] = low.copysign_(x.flatten(1)).add_(self.levels)
+                level = rounded_at_random(r, draws[i, stretch][:, columns])
+                codes[i, stretch][:, columns] = level.mul_(x.sign().flatten(1))
+        codes = codes.add_(self.levels) if self.bits > 8 else codes.view(torch.uint8).add_(self.levels)
         return [Levels(*both) for both in zip(pack_bits(codes, self.bits), norms, strict=True)], memory
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:

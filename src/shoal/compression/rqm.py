@@ -21,11 +21,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from shoal.compression.blocks import tiles
 from shoal.compression.codec import Codec, Memory, Use, field_of, stacked_field
 from shoal.tensors.layout import Layout
 from shoal.tensors.packing import pack_bits, packed_bits_size, unpack_bits
 from shoal.tensors.payload import Content, Payload
 from shoal.tensors.random import uniform
+
+PIECE = 1 << 14  # entries that are quantised at once: with temporaries of float64 they stay in a second-level cache
+PURPOSES = ("below", "above", "rounding")
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,11 @@ class RQM(Codec):
         self, rows: Tensor, memory: Memory, keys: Tensor, layout: Layout
     ) -> tuple[Sequence[Content], Memory]:
         """Draw a level for each entry."""
-        draws = [uniform(keys, layout.size, purpose=p, dtype=torch.float64) for p in ("below", "above", "rounding")]
-        packed = pack_bits(self.quantise(rows, *draws), self.bits)
-        return [Quantised(row) for row in packed], memory
+        below, above, rounding = (uniform(keys, layout.size, purpose=p, dtype=torch.float64) for p in PURPOSES)
+        levels = torch.empty(rows.shape, dtype=torch.uint8 if self.bits <= 8 else torch.int32, device=rows.device)
+        for i, j, _ in tiles(len(rows), layout.size, 1, PIECE):
+            levels[i, j] = self.quantise(rows[i, j], below[i, j], above[i, j], rounding[i, j])
+        return [Quantised(row) for row in pack_bits(levels, self.bits)], memory
 
     def quantise(self, x: Tensor, below: Tensor, above: Tensor, rounding: Tensor) -> Tensor:
         """Levels z int64 for entries x of any shape, by uniform draws in [0, 1) of the same shape.
@@ -97,14 +103,14 @@ class RQM(Codec):
         k-th place from x.
         """
         top, width = self.levels - 1, self.clip + self.beyond
-        place = (x.double().clamp(-self.clip, self.clip) + width) * (top / (2.0 * width))
-        cell = place.floor().clamp(max=top - 1).long()
+        place = x.double().clamp_(-self.clip, self.clip).add_(width).mul_(top / (2.0 * width))
+        cell = place.floor().clamp_(max=top - 1)
         # 1 - u lies in (0, 1]: a float64 that is at most (1 - q)^k with just that probability.
         powers = torch.tensor([(1.0 - self.q) ** k for k in range(top, 0, -1)], dtype=torch.float64, device=x.device)
-        left_out = [top - torch.searchsorted(powers, (1.0 - u).contiguous()) for u in (below, above)]
-        a = (cell - left_out[0]).clamp(min=0)
-        b = (cell + 1 + left_out[1]).clamp(max=top)
-        return torch.where(rounding < (place - a) / (b - a), b, a)
+        left_out = [top - torch.searchsorted(powers, 1.0 - u) for u in (below, above)]
+        a = (cell - left_out[0]).clamp_(min=0)
+        b = (cell + left_out[1]).add_(1).clamp_(max=top)
+        return torch.where(rounding < place.sub_(a).div_(b - a), b, a).long()
 
     def decode_rows(self, payloads: Sequence[Content], layout: Layout) -> Tensor:
         """The levels' values."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ __all__ = [
     "uniform",
 ]
 
-Words: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+Words: TypeAlias = tuple[Any, Any, Any, Any]  # four times int64 of one shape, all of numpy or all of torch
 
 _UNIFORM, _NORMAL, _INTEGERS, _PERMUTATION = 1, 2, 3, 4  # second counter word: keeps the draws apart
 
@@ -235,9 +235,10 @@ def integers(
     """
     bound = _checked_bound(high, keys.shape if isinstance(keys, Tensor) else ())
 
-    def finish(words: Words) -> Tensor:
-        upper, lower = torch.stack(words[::2], -1), torch.stack(words[1::2], -1)
-        return (upper * bound + (lower * bound >> 32)) >> 32
+    def finish(words: Words, rows: slice) -> Tensor:
+        upper, lower = _interleaved(words[::2]), _interleaved(words[1::2])
+        high = bound[rows, None, None] if isinstance(bound, Tensor) else bound
+        return (upper * high + (lower * high >> 32)) >> 32
 
     return _draw(keys, shape, 2, _INTEGERS, purpose, device, finish)
 
@@ -253,8 +254,8 @@ def permutation(
         int64 [*keys.shape, n]. Other arguments and errors as for `uniform`.
     """
 
-    def finish(words: Words) -> Tensor:
-        upper, lower = torch.stack(words[::2], -1), torch.stack(words[1::2], -1)
+    def finish(words: Words, rows: slice) -> Tensor:
+        upper, lower = _interleaved(words[::2]), _interleaved(words[1::2])
         return (upper << 31) | (lower >> 1)
 
     ranks = _draw(keys, int(n), 2, _PERMUTATION, purpose, device, finish)
@@ -268,9 +269,12 @@ def _draw(
     domain: int,
     purpose: int | str,
     device: torch.device | str | None,
-    finish: Callable[[Words], Tensor],
+    finish: Callable[[Words, slice], Tensor],
 ) -> Tensor:
-    """Draw blocks of four words for each key, and `finish` each into `per_block` numbers, chunk by chunk."""
+    """Draw blocks of four words for each key, and `finish` each into `per_block` numbers, chunk by chunk.
+
+    `finish` gets words [rows, blocks] and which of the flattened keys these are, and gives [rows, blocks, per_block].
+    """
     sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
     if any(size < 0 for size in sizes):
         raise ValueError(f"shape must have sizes >= 0, got {sizes}")
@@ -284,20 +288,22 @@ def _draw(
     else:
         keys = torch.tensor(_checked("keys", keys), device=device or "cpu")
     number = name_number(purpose) & LOW63 if isinstance(purpose, str) else _checked("purpose", purpose)
-    array = array_of(keys)
-    step = max(1, CHUNK // max(keys.numel(), 1))
+    flat = keys.reshape(-1)
+    array = array_of(flat)
+    own: Any = flat if array is None else array
+    wide = min(max(blocks, 1), CHUNK)
+    tall = max(1, CHUNK // wide)
     pieces = []
-    for start in range(0, max(blocks, 1), step):
-        stop = min(start + step, blocks)
-        words: Words
-        if array is None:
-            words = _words(keys[..., None], torch.arange(start, stop, device=keys.device), domain, number)
-        else:
-            w0, w1, w2, w3 = _words(array[..., None], np.arange(start, stop), domain, number)
-            words = (torch.from_numpy(w0), torch.from_numpy(w1), torch.from_numpy(w2), torch.from_numpy(w3))
-        pieces.append(finish(words))
-    drawn = pieces[0] if len(pieces) == 1 else torch.cat(pieces, -2)
-    return drawn.flatten(-2)[..., :count].reshape((*keys.shape, *sizes))
+    # Row after row, since numpy is fast along long rows only: whole rows together, or parts of one row.
+    for top in range(0, max(len(flat), 1), tall):
+        rows = slice(top, top + tall)
+        for start in range(0, max(blocks, 1), wide):
+            stop = min(start + wide, blocks)
+            block = torch.arange(start, stop, device=keys.device)
+            words = _words(own[rows, None], block if array is None else block.numpy(), domain, number)
+            pieces.append(finish(words, rows).flatten())
+    drawn = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return drawn.view(*keys.shape, blocks * per_block)[..., :count].reshape((*keys.shape, *sizes))
 
 
 def _words(keys: Array, blocks: Array, domain: int, purpose: int) -> tuple[Array, Array, Array, Array]:
@@ -305,26 +311,38 @@ def _words(keys: Array, blocks: Array, domain: int, purpose: int) -> tuple[Array
     return philox_words(keys, blocks, zero + domain, zero + (purpose & LOW32), zero + (purpose >> 32))
 
 
-def _single_uniforms(words: Words) -> Tensor:
-    return (torch.stack(words, -1) >> 8).float() * 2.0**-24
+def _interleaved(words: Sequence[Any], dtype: torch.dtype = torch.int64) -> Tensor:
+    """Words [...] side by side in a new last dimension."""
+    if isinstance(words[0], Tensor):
+        return torch.stack(list(words), -1).to(dtype)
+    result = torch.empty((*words[0].shape, len(words)), dtype=dtype)
+    array = result.numpy()
+    for i, word in enumerate(words):
+        array[..., i] = word
+    return result
 
 
-def _double_uniforms(words: Words) -> Tensor:
-    return _53_bits(torch.stack(words[::2], -1), torch.stack(words[1::2], -1)).double() * 2.0**-53
+def _single_uniforms(words: Words, rows: slice) -> Tensor:
+    return _interleaved([word >> 8 for word in words], torch.int32).float().mul_(2.0**-24)
 
 
-def _53_bits(upper: Tensor, lower: Tensor) -> Tensor:
+def _double_uniforms(words: Words, rows: slice) -> Tensor:
+    w0, w1, w2, w3 = words
+    return _interleaved((_53_bits(w0, w1), _53_bits(w2, w3))).double().mul_(2.0**-53)
+
+
+def _53_bits(upper: Array, lower: Array) -> Array:
     return (upper << 21) | (lower >> 11)
 
 
-def _single_normals(words: Words) -> Tensor:
-    radius, angle = torch.stack(words[::2], -1), torch.stack(words[1::2], -1)
+def _single_normals(words: Words, rows: slice) -> Tensor:
+    radius, angle = _interleaved(words[::2]), _interleaved(words[1::2])
     turn = ((angle >> 8).float() - 2.0**23) * (math.pi / 4 * 2.0**-23)
     return _box_muller(radius.float() + 0.5, 32, turn, angle).flatten(-2)
 
 
-def _double_normals(words: Words) -> Tensor:
-    w0, w1, w2, w3 = words
+def _double_normals(words: Words, rows: slice) -> Tensor:
+    w0, w1, w2, w3 = (word if isinstance(word, Tensor) else torch.from_numpy(word) for word in words)
     turn = (_53_bits(w2, w3).double() - 2.0**52) * (math.pi / 4 * 2.0**-52)
     return _box_muller(_53_bits(w0, w1).double() + 0.5, 53, turn, w3)
 
@@ -411,6 +429,7 @@ def _checked(name: str, value: int) -> int:
 
 
 def _checked_bound(high: int | Tensor, rows: Sequence[int]) -> int | Tensor:
+    """One bound, or one for each of the flattened keys."""
     if not isinstance(high, Tensor):
         if not 1 <= high <= 1 << 31:
             raise ValueError(f"high must be in [1, 2**31], got {high}")
@@ -422,7 +441,7 @@ def _checked_bound(high: int | Tensor, rows: Sequence[int]) -> int | Tensor:
     values = array_of(high)
     if values is not None and values.size and not (values.min() >= 1 and values.max() <= 1 << 31):
         raise ValueError(f"high must be in [1, 2**31], got values in [{values.min()}, {values.max()}]")
-    return high[..., None, None]
+    return high.expand(tuple(rows)).reshape(-1)
 
 
 def _is_single(dtype: torch.dtype) -> bool:
