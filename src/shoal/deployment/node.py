@@ -49,10 +49,15 @@ def real_parts(settings: Settings, name: str | None = None) -> tuple[Parts, list
     Raises:
         ValueError: a setting is impossible.
     """
-    usual = Settings.of()
-    left_out = [n for n in SIMULATED if n != "batched" and getattr(settings, n) != getattr(usual, n)]
+    usual, left_out = Settings.of(), simulated_only(settings)
     plain = settings.model_copy(update={n: getattr(usual, n) for n in SIMULATED} | {"batched": False, "workers": 1})
     return Parts(plain, {}, name), left_out
+
+
+def simulated_only(settings: Settings) -> list[str]:
+    """The settings that were chosen and mean something in a simulation only."""
+    usual = Settings.of()
+    return [n for n in SIMULATED if n != "batched" and getattr(settings, n) != getattr(usual, n)]
 
 
 class Node:
@@ -123,6 +128,7 @@ class Node:
         if me.lives == 1:
             self._measure(0, me.state["model"])
         await self.parts.protocol(me)
+        await asyncio.gather(*self._evaluations)
 
     async def finish(self, status: str, error: BaseException | None = None) -> Run:
         """Evaluate the final model on all test samples, and store the run.
