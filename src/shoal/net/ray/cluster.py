@@ -1,0 +1,115 @@
+"""A Ray cluster: one of our own on this machine, or one that is there. And calls from actor to actor."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shoal.net.ray.hub import Batch, HostLost
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": no machine but this one, as Ray's default is on a Mac; read once
+
+
+def need_ray() -> Any:
+    """The module ray.
+
+    Raises:
+        ImportError: it is not installed; the text says how to get it.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f"Ray is needed here: pip install 'shoal[ray]' ({error})") from None
+    return ray
+
+
+@contextmanager
+def cluster(address: str = "local") -> Iterator[Any]:
+    """Connect with a Ray cluster, unless this process is connected already; yields the module ray.
+
+    Signals go on meaning what they meant. A local cluster listens on the loopback interface alone, and ends with the
+    block. Statistics are not sent to Ray's makers, unless RAY_USAGE_STATS_ENABLED says so.
+
+    Args:
+        address: "local" starts a cluster on this machine, "auto" finds one that runs here (or that RAY_ADDRESS names),
+            "HOST:PORT" is a cluster's head, and "ray://HOST:10001" a cluster that this machine is no part of.
+
+    Raises:
+        ImportError: Ray, or what it needs for "ray://", is not installed.
+        ValueError: there is no cluster at the address.
+    """
+    if address == "local":
+        os.environ.setdefault(LOOPBACK, "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = need_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        options["include_dashboard"] = False
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, AssertionError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "grpc" in str(error):
+            raise ImportError(f"ray: {address} needs Ray's client: pip install 'ray[client]'") from error
+        raise ValueError(f"ray: no cluster at {address!r} ({line:.200})") from error
+    finally:
+        _restore(kept)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+        _restore(kept)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    """Ray takes SIGTERM for itself."""
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            try:
+                signal.signal(number, handler)
+            except ValueError:  # in another thread than the main one nothing was changed, and nothing can be
+                return
+
+
+class RayLine:
+    """Calls to an actor whose methods are those of a `Hub`; from within another actor.
+
+    Args:
+        actor: its handle.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def hello(self, host: int, connection: int) -> bool:
+        """See `Hub.hello`."""
+        return bool(await _answer(self._actor.hello.remote(host, connection)))
+
+    async def deliver(self, batch: Batch) -> bool:
+        """See `Hub.deliver`."""
+        return bool(await _answer(self._actor.deliver.remote(batch)))
+
+    async def dropped(self, host: int, connection: int) -> None:
+        """See `Hub.dropped`."""
+        await _answer(self._actor.dropped.remote(host, connection))
+
+    async def live(self) -> None:
+        """See `Hub.live`."""
+        await _answer(self._actor.live.remote())
+
+
+async def _answer(reference: Any) -> Any:
+    from ray.exceptions import ActorDiedError, RayError
+
+    try:
+        return await reference
+    except RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise HostLost(f"{type(error).__name__}: {lines[0]:.160}", isinstance(error, ActorDiedError)) from None
