@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def run_and_report(
-    arms: list[tuple[str | None, dict[str, Any]]], out: str | Path, *, together: bool = False, on: str = "simulation"
+    arms: list[tuple[str | None, dict[str, Any]]],
+    out: str | Path,
+    *,
+    together: bool = False,
+    on: str = "simulation",
+    **there: Any,
 ) -> None:
     """Run each arm with live progress, print a table, and write the reports.
 
@@ -25,11 +31,12 @@ def run_and_report(
         out: folder of run folders.
         together: also write one report of all runs, `out/report.html`.
         on: where they run, see `places`.
+        there: further arguments of the place.
     """
-    from shoal.cli.places import runner, speaks
+    from shoal.cli.places import left_out, runner, speaks
     from shoal.cli.progress import display
 
-    run_one = runner(on)
+    run_one = runner(on, **there)
     if not speaks(on):
         for name, settings in arms:
             run_one(name=name, out=out, **settings)
@@ -38,6 +45,8 @@ def run_and_report(
     try:
         with display() as shown:
             for name, settings in arms:
+                if ignored := left_out(on, settings):
+                    print(f"left out, for simulations only: {', '.join(ignored)}", file=sys.stderr)
                 shown.begin(name or str(settings.get("protocol", "gossip")).split(":")[0])
 
                 def progress(state: Progress) -> None:
