@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from shoal.deployment.on_ray import cpus_of_each, run_on_ray
+from shoal.deployment.on_ray import run_on_ray
 from shoal.engine import ShoalError
 from shoal.report import RunFolder, write_report
 from shoal.simulation import Run, simulate
@@ -27,18 +27,6 @@ LONG = {**COMMON, "topology": "complete", "rounds": 100_000, "evaluate": 10, "ev
 def ray() -> Iterator[Any]:
     with session() as module:
         yield module
-
-
-def test_cpus_are_dealt_out_so_that_every_host_fits_on_a_machine() -> None:
-    assert cpus_of_each(1, [2]) == 2
-    assert cpus_of_each(2, [2]) == 1
-    assert cpus_of_each(3, [2]) == 0.5
-    assert cpus_of_each(2, [3, 1]) == 1
-    assert cpus_of_each(5, [3, 1]) == 0.5
-    for nodes in ([4, 4, 1], [7], [1, 1, 1], [16, 3]):
-        for hosts in range(1, 20):
-            cpus = cpus_of_each(hosts, nodes)
-            assert sum(int(have / cpus) for have in nodes) >= hosts
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ def run(
     eval_samples: Annotated[int | None, _option("Test samples used during the run (default: 2000).")] = None,
     eval_peers: Annotated[int | None, _option("Peers evaluated at most (default: 64).")] = None,
     workers: Annotated[int | None, _option("Threads (default: all cores); does not change results.")] = None,
+    compute: Annotated[
+        str | None, _option("Where peers are computed: threads, or ray:4 for large models (default: threads).")
+    ] = None,
     device: Annotated[str | None, _option("Torch device (default: cpu).")] = None,
     batched: Annotated[bool | None, _option("Compute peers stacked, or one by one.", "--batched/--one-by-one")] = None,
     trace: Annotated[bool | None, _option("Keep every message event.", "--trace/--no-trace")] = None,

@@ -26,7 +26,7 @@ from shoal.simulation.run import FORMAT, Run, summarise
 from shoal.simulation.settings import Settings
 from shoal.tensors.random import key, permutation
 
-SIMULATED = ("network", "devices", "faults", "attack", "until", "trace", "workers", "eval_peers", "batched")
+SIMULATED = ("network", "devices", "faults", "attack", "until", "trace", "workers", "compute", "eval_peers", "batched")
 
 
 class LivingWorld(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shoal.deployment.node import real_parts
 from shoal.deployment.ray_host import Host, Plan
 from shoal.engine import Offers, ShoalError
 from shoal.interrupt import deferred
-from shoal.net.ray import cluster
+from shoal.net.ray import cluster, cpus_of_each, first_answers
 from shoal.net.ray.hub import LEFT
 from shoal.protocols import check_needs
 from shoal.simulation.describe import describe_shards, describe_topology
@@ -29,7 +29,6 @@ from shoal.simulation.simulate import SAVE_EVERY, Progress
 from shoal.tensors.payload import decode
 from shoal.tensors.random import hash01, key
 
-READY = 120.0  # seconds within which all hosts must have begun
 STOPPING = 15.0  # seconds that hosts have to hand over what they have, when a run is ended early
 RESTARTS = 3  # of a host, where the peers' states are durable
 LINGER = 60.0  # seconds that peers wait for one that may come back
@@ -106,23 +105,6 @@ class _Space:
         self.cpus, self.gpus = cpus_of_each(self.hosts, nodes), gpus
 
 
-def cpus_of_each(hosts: int, nodes: Sequence[float]) -> float:
-    """The most CPUs that so many hosts can have, each on one machine: a whole number, or 1/k of one.
-
-    Args:
-        hosts: number of hosts.
-        nodes: CPUs of every machine.
-
-    >>> cpus_of_each(2, [8, 3]), cpus_of_each(3, [8, 3]), cpus_of_each(5, [3, 1])
-    (4.0, 3.0, 0.5)
-    """
-    for cpus in range(int(max(nodes, default=0)), 0, -1):
-        if sum(have // cpus for have in nodes) >= hosts:
-            return float(cpus)
-    whole = sum(int(have) for have in nodes)
-    return 1.0 / math.ceil(hosts / max(1, whole))
-
-
 class _Driver:
     """Starts the hosts, follows them, and stores what comes out."""
 
@@ -157,7 +139,7 @@ class _Driver:
         )
         self.result = Run(None if out is None else new_folder(out, parts.name), {})
         self.actors: list[Any] = []
-        self.hosts: dict[int, dict[str, Any]] = {}
+        self.hosts: list[dict[str, Any]] = []
         self.running: dict[Any, int] = {}  # reference -> host
         self.reports: dict[Any, int] = {}
         self.lives: dict[int, int] = {}  # host -> its present life
@@ -207,31 +189,14 @@ class _Driver:
         )
         self.actors = [actor.remote(number, self.plan) for number in range(space.hosts)]
         calls = [actor.ready.remote() for actor in self.actors]
-        waiting, end = calls, time.monotonic() + READY
-        while waiting and not asked:
-            done, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=0.25)
-            for reference in done:
-                host = self.hosts[calls.index(reference)] = self._get(reference)
-                if host["shoal"] != __version__:
-                    raise ShoalError(
-                        f"machine {host['machine']} has Shoal {host['shoal']}, and this one {__version__}; "
-                        "all need the same"
-                    )
-            if waiting and time.monotonic() > end:
-                raise ShoalError(
-                    f"hosts: {len(waiting)} of {space.hosts} did not begin within {READY:g} s; "
-                    "the cluster is busy, or too small for so many"
-                )
+        self.hosts = first_answers(self.ray, calls, "hosts", asked)
+        for host in self.hosts:
+            if host["shoal"] != __version__:
+                here = f"this one has {__version__}; all need the same"
+                raise ShoalError(f"machine {host['machine']} has Shoal {host['shoal']}, and {here}")
         if not asked:
             for number in range(space.hosts):
                 self._let_run(number, self.parts.size - 1)
-
-    def _get(self, reference: Any) -> Any:
-        try:
-            return self.ray.get(reference)
-        except self.ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-            raise ShoalError(f"a host could not begin: {lines[-1] if lines else type(error).__name__:.300}") from error
 
     def _let_run(self, number: int, company: int) -> None:
         self.running[self.actors[number].run.remote(self.actors, company)] = number
@@ -330,7 +295,7 @@ class _Driver:
                 "status": status,
                 "error": error,
                 "on": "ray",
-                "hosts": [host for _, host in sorted(self.hosts.items())],
+                "hosts": self.hosts,
                 "config": self.plan.settings,
                 "seed": s.seed,
                 "peers": parts.holders,

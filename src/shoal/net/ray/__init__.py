@@ -4,7 +4,20 @@ Ray pickles what it carries: all machines of a cluster trust each other. What pe
 checked as anywhere else. Ray itself is imported when a cluster is used.
 """
 
-from shoal.net.ray.cluster import RayLine, cluster, need_ray
+from shoal.net.ray.cluster import RayLine, cluster, cpus_of_each, first_answers, need_ray
 from shoal.net.ray.hub import Batch, HostLost, Hub, Line, RayTransport
+from shoal.net.ray.workers import ray_workers
 
-__all__ = ["Batch", "HostLost", "Hub", "Line", "RayLine", "RayTransport", "cluster", "need_ray"]
+__all__ = [
+    "Batch",
+    "HostLost",
+    "Hub",
+    "Line",
+    "RayLine",
+    "RayTransport",
+    "cluster",
+    "cpus_of_each",
+    "first_answers",
+    "need_ray",
+    "ray_workers",
+]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from shoal.engine.errors import ShoalError
 from shoal.net.ray.hub import Batch, HostLost
+
+READY = 120.0  # seconds within which all actors must have begun
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": no machine but this one, as Ray's default is on a Mac; read once
 
@@ -76,6 +81,55 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
                 signal.signal(number, handler)
             except ValueError:  # in another thread than the main one nothing was changed, and nothing can be
                 return
+
+
+def cpus_of_each(actors: int, nodes: Sequence[float]) -> float:
+    """The most CPUs that so many actors can have, each on one machine: a whole number, or 1/k of one.
+
+    Args:
+        actors: number of actors.
+        nodes: CPUs of every machine.
+
+    >>> cpus_of_each(2, [8, 3]), cpus_of_each(3, [8, 3]), cpus_of_each(5, [3, 1])
+    (4.0, 3.0, 0.5)
+    """
+    for cpus in range(int(max(nodes, default=0)), 0, -1):
+        if sum(have // cpus for have in nodes) >= actors:
+            return float(cpus)
+    whole = sum(int(have) for have in nodes)
+    return 1.0 / math.ceil(actors / max(1, whole))
+
+
+def first_answers(ray: Any, calls: Sequence[Any], what: str, asked: Sequence[bool] = ()) -> list[Any]:
+    """What fresh actors answer; the end of the list is missing if `asked`, to stop, is not empty any more.
+
+    Args:
+        ray: the module, connected.
+        calls: references, one an actor.
+        what: the actors are, for errors.
+        asked: see `shoal.interrupt.deferred`.
+
+    Raises:
+        ShoalError: an actor could not begin, or had no place within `READY` seconds.
+    """
+    found: list[Any] = []
+    end = time.monotonic() + READY
+    for call in calls:
+        while not asked and not ray.wait([call], timeout=0.25)[0]:
+            if time.monotonic() > end:
+                raise ShoalError(
+                    f"{what}: {len(calls) - len(found)} of {len(calls)} did not begin within {READY:g} s; "
+                    "the cluster is busy, or too small for so many"
+                )
+        if asked:
+            break
+        try:
+            found.append(ray.get(call))
+        except ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+            why = lines[-1] if lines else type(error).__name__
+            raise ShoalError(f"{what}: one could not begin: {why:.300}") from error
+    return found
 
 
 class RayLine:
