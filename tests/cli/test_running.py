@@ -3,6 +3,7 @@
 import csv
 import inspect
 import shutil
+import sys
 
 import pytest
 
@@ -251,3 +252,17 @@ def test_the_version(shoal):
 def test_a_place_that_is_unknown_is_refused_with_the_closest_one(shoal):
     assert shoal("run", "gossip", "--on", "torhc").complaint == "on: 'torhc' is unknown; did you mean 'torch'?"
     assert shoal("run", "gossip", "--on", "torch:1,2").complaint.startswith("on: 'torch:1,2' has an unexpected value")
+
+
+def test_options_of_a_cluster_are_refused_elsewhere_and_twice(shoal):
+    assert shoal("run", "gossip", "--hosts", 2).complaint == "hosts: means something with --on ray only"
+    assert shoal("run", "gossip", "--ray", "auto").complaint == "ray: means something with --on ray only"
+    assert shoal("run", "gossip", "--on", "ray:2", "--hosts", 2).complaint == "hosts: is given twice"
+    complaint = shoal("run", "gossip", "--on", "ray:hosts=some").complaint
+    assert complaint == "on: ray: hosts: got 'some'; a whole number or none is allowed"
+
+
+def test_without_ray_it_is_said_how_to_get_it(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for option in (("--on", "ray"), ("--compute", "ray:2")):
+        assert "pip install 'shoal[ray]'" in small("gossip", *option).complaint

@@ -98,7 +98,7 @@ class Host:
     # -- the driver calls these ------------------------------------------------------------------------------
 
     async def run(self, hosts: Sequence[Any], company: int) -> list[dict[str, Any]]:
-        """Let the block's peers live.
+        """Let the block's peers live; called again, it waits for those that live already.
 
         Args:
             hosts: the actors, in order of their numbers.
@@ -107,8 +107,9 @@ class Host:
         Returns:
             The outcome of each peer.
         """
-        self._hub.meet({host: RayLine(actor) for host, actor in enumerate(hosts) if host != self.number})
-        self._tasks = [asyncio.ensure_future(life.live(company)) for life in self._lives.values()]
+        if not self._tasks:
+            self._hub.meet({host: RayLine(actor) for host, actor in enumerate(hosts) if host != self.number})
+            self._tasks = [asyncio.ensure_future(life.live(company)) for life in self._lives.values()]
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return [life.outcome() for life in self._lives.values()]
 

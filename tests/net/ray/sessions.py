@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 OBJECT_STORE = 200_000_000  # bytes
+
+
+@cache
+def _folder() -> str:
+    """One for all sessions of this process: Ray reads its token from there, and keeps it in memory."""
+    made = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets must be short
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 @contextmanager
@@ -21,13 +31,9 @@ def session() -> Iterator[Any]:
         pytest.skip("Ray is not installed")
     from shoal.net.ray import cluster
 
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets must be short
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HOME", "RAY_TMPDIR"):
-            patch.setenv(name, folder)
+            patch.setenv(name, _folder())
         patch.setenv("RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES", str(OBJECT_STORE))
-        try:
-            with cluster("local") as ray:
-                yield ray
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with cluster("local") as ray:
+            yield ray

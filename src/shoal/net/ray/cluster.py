@@ -63,7 +63,8 @@ def cluster(address: str = "local") -> Iterator[Any]:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if "grpc" in str(error):
             raise ImportError(f"ray: {address} needs Ray's client: pip install 'ray[client]'") from error
-        raise ValueError(f"ray: no cluster at {address!r} ({line:.200})") from error
+        token = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise ValueError(f"ray: no cluster at {address!r} ({line:.200}){token}") from error
     finally:
         _restore(kept)
     try:
