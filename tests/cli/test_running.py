@@ -66,8 +66,8 @@ def test_options_override_the_file(shoal, tmp_path):
     assert (read.name, read.peers, read.rounds, read.config["batched"]) == ("given", 2, 0, True)
 
 
-def test_every_option_of_run_but_name_out_and_sweep_is_a_setting():
-    assert set(inspect.signature(app.run).parameters) - {"name", "out", "sweep"} == set(Settings.model_fields)
+def test_every_option_of_run_but_name_out_sweep_and_on_is_a_setting():
+    assert set(inspect.signature(app.run).parameters) - {"name", "out", "sweep", "on"} == set(Settings.model_fields)
 
 
 def test_a_topology_from_a_file(small, tmp_path):
@@ -245,3 +245,8 @@ def test_the_help_of_run_shows_the_defaults(shoal, monkeypatch):
 
 def test_the_version(shoal):
     assert shoal("--version").out == f"shoal {__version__}\n"
+
+
+def test_a_place_that_is_unknown_is_refused_with_the_closest_one(shoal):
+    assert shoal("run", "gossip", "--on", "torhc").complaint == "on: 'torhc' is unknown; did you mean 'torch'?"
+    assert shoal("run", "gossip", "--on", "torch:1,2").complaint.startswith("on: 'torch:1,2' has an unexpected value")

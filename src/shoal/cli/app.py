@@ -9,6 +9,7 @@ import typer
 
 from shoal import names
 from shoal.cli.optim import optim
+from shoal.cli.places import PLACES
 from shoal.cli.writing import writing
 
 app = typer.Typer(
@@ -83,13 +84,14 @@ def run(
     ] = None,
     name: Annotated[str | None, _option("What the run is called (default: the protocol's name).")] = None,
     out: Annotated[str | None, _option("Folder of run folders (default: runs).")] = None,
+    on: Annotated[str, _option(f"Where it runs: {', '.join(PLACES)} (default: simulation).")] = "simulation",
 ) -> None:
-    """Simulate a protocol and store the run: settings, metrics, models, report.html.
+    """Run a protocol, simulated unless `--on` says otherwise, and store: settings, metrics, models, report.html.
 
     Names take arguments after a colon: --partition dirichlet:0.3, --topology watts-strogatz:k=4,p=0.1.
     """
     chosen = {
-        key: value for key, value in locals().items() if value is not None and key not in ("out", "name", "sweep")
+        key: value for key, value in locals().items() if value is not None and key not in ("out", "name", "sweep", "on")
     }
     from shoal.cli.running import run_and_report
     from shoal.cli.sweeping import check, variants
@@ -104,7 +106,7 @@ def run(
     arms = variants(name, chosen, sweep or ())
     if len(arms) > 1:
         check(arms)
-    run_and_report(arms, out or "runs", together=len(arms) > 1)
+    run_and_report(arms, out or "runs", together=len(arms) > 1, on=on)
 
 
 @app.command()

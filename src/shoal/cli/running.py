@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from shoal.simulation.simulate import Progress
 
 
-def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Path, *, together: bool = False) -> None:
+def run_and_report(
+    arms: list[tuple[str | None, dict[str, Any]]], out: str | Path, *, together: bool = False, on: str = "simulation"
+) -> None:
     """Run each arm with live progress, print a table, and write the reports.
 
     When a run fails or is interrupted, what it and those before it left is reported all the same.
@@ -22,10 +24,16 @@ def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Pat
         arms: (name, settings) of each run.
         out: folder of run folders.
         together: also write one report of all runs, `out/report.html`.
+        on: where they run, see `places`.
     """
+    from shoal.cli.places import runner, speaks
     from shoal.cli.progress import display
-    from shoal.simulation import simulate
 
+    run_one = runner(on)
+    if not speaks(on):
+        for name, settings in arms:
+            run_one(name=name, out=out, **settings)
+        return
     begun: list[Run] = []
     try:
         with display() as shown:
@@ -37,7 +45,7 @@ def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Pat
                         begun.append(state.run)
                     shown.show(state)
 
-                run = simulate(name=name, out=out, progress=progress, **settings)
+                run = run_one(name=name, out=out, progress=progress, **settings)
                 shown.end(run.info)
     except BaseException:
         if begun:
