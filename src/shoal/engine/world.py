@@ -22,14 +22,16 @@ class Offers:
     """What a world has, to be compared with what a protocol needs (`shoal.protocols.needs`).
 
     Attributes:
-        asynchrony: peers go on at their own pace, and any two can exchange requests.
+        asynchrony: peers go on at their own pace.
         reliable_links: no message is lost on its way between two peers that are there.
         server: one peer has the server role.
+        requests: peers can send messages beside exchanges, ask and answer.
     """
 
     asynchrony: bool = True
     reliable_links: bool = True
     server: bool = True
+    requests: bool = True
 
 
 class World(ABC):
