@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,19 +41,28 @@ class LivingWorld(Protocol):
         """Call a function where the peer's work is computed."""
 
 
-def real_parts(settings: Settings, name: str | None = None) -> tuple[Parts, list[str]]:
+def real_parts(
+    settings: Settings, name: str | None = None, objects: Mapping[str, Any] | None = None
+) -> tuple[Parts, list[str]]:
     """The parts of an experiment for real peers, and the settings that mean something in a simulation only.
 
     What is simulated (links, devices, faults, attackers) is left out; everything that both kinds of world have, from
     shards to initial models, is the same as in a simulation of the same settings. Peers are computed one by one.
 
+    Args:
+        settings: what was chosen.
+        name: what the run is called; None: after the protocol.
+        objects: what was given as an object instead of a name, by argument of `simulate`.
+
     Raises:
         ValueError: a setting is impossible.
     """
     usual = Settings.of()
-    left_out = [n for n in SIMULATED if n != "batched" and getattr(settings, n) != getattr(usual, n)]
+    given = dict(objects or {})
+    chosen = [n for n in SIMULATED if n in given or getattr(settings, n) != getattr(usual, n)]
+    left_out = [n for n in chosen if n != "batched"]
     plain = settings.model_copy(update={n: getattr(usual, n) for n in SIMULATED} | {"batched": False, "workers": 1})
-    return Parts(plain, {}, name), left_out
+    return Parts(plain, {n: value for n, value in given.items() if n not in SIMULATED}, name), left_out
 
 
 class Node:

@@ -97,3 +97,12 @@ def _compute(job: Job) -> Any:
 def _apply(fn: Callable[..., Any], tensors: tuple[Tensor, ...], static: dict[str, Any]) -> Any:
     with torch.no_grad():
         return fn(*tensors, **static)
+
+
+def everybody(peers: int) -> Callable[[int, int], tuple[int, ...]]:
+    """Neighbours for a world in which every one of `peers` peers sends to all others."""
+
+    def others(peer: int, round: int) -> tuple[int, ...]:
+        return tuple(j for j in range(peers) if j != peer)
+
+    return others

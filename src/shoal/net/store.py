@@ -31,12 +31,12 @@ class Store:
         """
         path = self.folder / LIVES
         lives = (_read(path) if path.exists() else 0) + 1
-        _write(path, encode(lives))
+        write(path, encode(lives))
         return lives
 
     def save(self, state: bytes) -> None:
         """Keep a state, as `Snapshot.encode` gives it, in place of the one before; durable when this returns."""
-        _write(self.folder / STATE, state)
+        write(self.folder / STATE, state)
 
     def load(self) -> State | None:
         """The state that was kept last, or None.
@@ -63,7 +63,8 @@ def _read(path: Path) -> int:
     return value
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Write a file that is whole or not there, and durable when this returns."""
     with atomically(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()

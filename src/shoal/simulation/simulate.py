@@ -21,7 +21,7 @@ from shoal.learning import Learner, Task
 from shoal.learning.data import Data
 from shoal.protocols import check_needs
 from shoal.simulation.describe import describe_object, describe_shards, describe_topology
-from shoal.simulation.given import check_object
+from shoal.simulation.given import separate
 from shoal.simulation.interrupt import between_events
 from shoal.simulation.parts import Parts
 from shoal.simulation.probe import Probe
@@ -112,10 +112,7 @@ def simulate(
         "network": network,
         "codec": codec,
     }
-    objects = {key: value for key, value in given.items() if not isinstance(value, str | None)}
-    strings = {key: value for key, value in given.items() if isinstance(value, str)}
-    for argument, value in objects.items():
-        check_object(argument, value)
+    strings, objects = separate(given)
     chosen = Settings.of(**strings, **settings)
     return _Experiment(Parts(chosen, objects, name), out, progress).run()
 
