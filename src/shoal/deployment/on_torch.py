@@ -48,6 +48,7 @@ def run_on_torch(
     timeout: float = TIMEOUT,
     dead: float = DEAD,
     meeting: str = "env://",
+    group: Group | None = None,
     **settings: Any,
 ) -> Run:
     """Run an experiment in the processes of a group; to be called in all of them, with the same arguments.
@@ -59,6 +60,7 @@ def run_on_torch(
             gone on with, if its run has not come to its end; None stores nothing.
         progress: called at rank 0 when the run begins, and now and then while it goes on.
         timeout, dead, meeting: see `Group.join`.
+        group: one that was joined already, and is not left; None joins one, and leaves it.
         settings: as of `simulate`. `peers` is the number of processes by default, and can be nothing else; what means
             something in a simulation only is left out.
 
@@ -72,16 +74,22 @@ def run_on_torch(
         ShoalError: the protocol failed; the run folder says so.
         KeyboardInterrupt: one of the processes was asked to stop; all have, and the run is stored.
     """
-    device = torch.device(settings.get("device") or "cpu")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    group = Group.join(device, timeout, dead, meeting)
+    own = group or Group.join(_device(settings.get("device") or "cpu"), timeout, dead, meeting)
     try:
-        run = _GroupRun(group, name, out, progress)
+        run = _GroupRun(own, name, out, progress)
         with deferred(run.stop):
             return asyncio.run(run.run({"protocol": protocol, **settings}))
     finally:
-        group.leave()
+        if group is None:
+            own.leave()
+
+
+def _device(name: str) -> torch.device:
+    """Of GPUs, each process of a machine takes its own."""
+    device = torch.device(name)
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 class _GroupRun:
@@ -223,6 +231,8 @@ class _GroupRun:
         path = self.folder / "run.json"
         if path.is_file():
             info = json.loads(path.read_text(encoding="utf-8"))
+            if info["status"] != "running":
+                return
             info.update(status="failed", error=str(error))
             with atomically(path) as temporary:
                 temporary.write_text(json.dumps(info, indent=1), encoding="utf-8")
@@ -269,8 +279,6 @@ class Rank(Node):
             rows = zip(*(getattr(earlier.metrics, column).tolist() for column in COLUMNS), strict=True)
             self.world.metrics.extend(row for row in rows if row[1] <= (resume or 0))
             self.world.events.extend(earlier.events())
-        if resume is not None:
-            self.world.log("goes on", after=resume)
         self.save()
         self._show()
 

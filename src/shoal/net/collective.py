@@ -100,6 +100,7 @@ class CollectiveWorld(SoloWorld):
         self._told = 0  # rows of `metrics` and entries of the log that rank 0 has
         self._untold: list[dict[str, Any]] = []
         self._failure = ""
+        self._names: dict[int, str] = {}  # of channels, by number
         self._stopping = False
         self._common: Act | None = None  # why all leave the protocol
 
@@ -138,6 +139,8 @@ class CollectiveWorld(SoloWorld):
         self._failed = asyncio.get_running_loop().create_future()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._began = time.monotonic()
+        if resume is not None and self.id == 0:
+            self.log("goes on", after=resume)
         try:
             await self._live(protocol)
         finally:
@@ -209,12 +212,13 @@ class CollectiveWorld(SoloWorld):
             await self._stop_if_asked()
             what = f"exchange {channel!r} of round {round}"
             own = await asyncio.to_thread(lambda: self.group.buffer(parcel.body))
-            table = await self._meet(what, Act.EXCHANGE, own.numel(), round, channel_number(channel) >> 1)
+            number = channel_number(channel) >> 1  # in 63 bits
+            self._names[number] = channel
+            table = await self._meet(what, Act.EXCHANGE, own.numel(), round, number)
             await self._leave_if_told()
             self._check_in_step(table, what)
             taking_part = (table[:, 0] == Act.EXCHANGE).tolist()
             lengths = table[:, 1].tolist()
-            self._count(channel, round, lengths, taking_part)
             got = await self.group.act(what, self._move, own, round, lengths, taking_part)
         return self._checked(got, channel)
 
@@ -234,6 +238,8 @@ class CollectiveWorld(SoloWorld):
         elif bool((table[:, 0] == Act.STOP).any()):
             self._common = Act.STOP
             self._left.set_result(None)
+        else:
+            self._count(table)
         return table
 
     def _table(self, row: list[int], news: bytes) -> tuple[Tensor, dict[int, dict[str, Any]]]:
@@ -264,12 +270,14 @@ class CollectiveWorld(SoloWorld):
                     "in a group all peers exchange in step, on the same channels in the same order"
                 )
 
-    def _count(self, channel: str, round: int, lengths: Sequence[int], taking_part: Sequence[bool]) -> None:
+    def _count(self, table: Tensor) -> None:
         """Every peer's bytes, as a simulation counts them."""
-        account = self.ledger.account(channel)
-        for sender in (j for j in range(self.size) if taking_part[j]):
-            size = ENVELOPE.size + lengths[sender]
-            receivers = self._neighbours(sender, round)
+        taking_part = (table[:, 0] == Act.EXCHANGE).tolist()
+        for sender, (_, length, round, number, *_) in enumerate(table.tolist()):
+            if not taking_part[sender]:
+                continue
+            account = self.ledger.account(self._names.get(number, f"{number:x}"))
+            size, receivers = ENVELOPE.size + length, self._neighbours(sender, round)
             there = sum(taking_part[to] for to in receivers)
             account.messages += len(receivers)
             account.sent += size * len(receivers)

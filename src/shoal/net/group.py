@@ -44,6 +44,8 @@ class Group:
         self.rank, self.size, self.device, self.timeout = rank, size, device, timeout
         self.broken = False
         backend = "nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         own = store.clone() if hasattr(store, "clone") else store
