@@ -192,8 +192,8 @@ class Node:
     # -- on disk ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the run folder as it is now, if there is one."""
-        if self.result.folder is None:
+        """Write the run folder as it is now, if there is one; the run knows about itself at the end in any case."""
+        if self.result.folder is None and self.status in ("waiting", "running"):
             return
         s, parts, ledger = self.parts.settings, self.parts, self.world.ledger.as_dict()
         self.result.events = list(getattr(self.world, "events", ()))

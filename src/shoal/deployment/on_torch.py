@@ -7,6 +7,7 @@ simulation's; the peers' states lie in it, below `peers/`. A run that did not en
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import re
@@ -60,7 +61,7 @@ def run_on_torch(
             gone on with, if its run has not come to its end; None stores nothing.
         progress: called at rank 0 when the run begins, and now and then while it goes on.
         timeout, dead, meeting: see `Group.join`.
-        group: one that was joined already, and is not left; None joins one, and leaves it.
+        group: None joins one, in which later runs of this process go on; it is left when the process ends.
         settings: as of `simulate`. `peers` is the number of processes by default, and can be nothing else; what means
             something in a simulation only is left out.
 
@@ -74,14 +75,24 @@ def run_on_torch(
         ShoalError: the protocol failed; the run folder says so.
         KeyboardInterrupt: one of the processes was asked to stop; all have, and the run is stored.
     """
-    own = group or Group.join(_device(settings.get("device") or "cpu"), timeout, dead, meeting)
-    try:
-        run = _GroupRun(own, name, out, progress)
-        with deferred(run.stop):
-            return asyncio.run(run.run({"protocol": protocol, **settings}))
-    finally:
-        if group is None:
-            own.leave()
+    device = _device(settings.get("device") or "cpu")
+    run = _GroupRun(group or _the_group(device, timeout, dead, meeting), name, out, progress)
+    with deferred(run.stop):
+        return asyncio.run(run.run({"protocol": protocol, **settings}))
+
+
+_joined: Group | None = None  # a place to meet serves once: later runs of a process go on in the same group
+
+
+def _the_group(device: torch.device, timeout: float, dead: float, meeting: str) -> Group:
+    """The group of this process, which it leaves at its end."""
+    global _joined
+    if _joined is None:
+        _joined = Group.join(device, timeout, dead, meeting)
+        atexit.register(_joined.leave)
+    elif _joined.device != device:
+        raise ValueError(f"device: got {device}; the group of this process is on {_joined.device}")
+    return _joined
 
 
 def _device(name: str) -> torch.device:
@@ -90,6 +101,13 @@ def _device(name: str) -> torch.device:
     if device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _told(value: Any) -> str:
+    """An object in words that are the same in all processes."""
+    if " at 0x" in repr(value):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    return describe_object(value)
 
 
 class _GroupRun:
@@ -186,7 +204,7 @@ class _GroupRun:
         others = {key: value for key, value in given.items() if key not in OBJECTS}
         settings = Settings.of(**strings, **{"peers": self.group.size, **others})
         config = settings.model_dump(mode="json")
-        config.update({key: describe_object(value) for key, value in objects.items()})
+        config.update({key: _told(value) for key, value in objects.items()})
         here = settings.model_copy(update={"device": str(self.group.device)})
         parts, left_out = real_parts(here, self.name, objects)
         check_needs(parts.name, parts.needs, OFFERS)
@@ -277,10 +295,18 @@ class Rank(Node):
         if folder is not None and (folder / "run.json").is_file():
             earlier = RunFolder(folder)
             rows = zip(*(getattr(earlier.metrics, column).tolist() for column in COLUMNS), strict=True)
-            self.world.metrics.extend(row for row in rows if row[1] <= (resume or 0))
+            self.world.metrics.extend(row for row in rows if row[1] < (resume or 0))
             self.world.events.extend(earlier.events())
         self.save()
         self._show()
+
+    async def protocol(self, me: Learner) -> None:
+        """What the peer does, measured where it begins or goes on."""
+        self.status = "running"
+        r = int(me.state.get("round", 0))
+        if r % self._every == 0 or r == self.parts.settings.rounds:
+            self._measure(r, me.state["model"])
+        await self.parts.protocol(me)
 
     def _committed(self, peer: Learner) -> None:
         super()._committed(peer)
@@ -333,6 +359,7 @@ class _Whole(Run):
 
     def save(self) -> None:
         """Write the folder."""
+        self.metrics[:] = dict.fromkeys(self.metrics)  # what an earlier life had stored may have been told again
         self.info.pop("peer", None)
         self.info["config"] = self.config
         super().save()

@@ -36,6 +36,7 @@ Neighbours = Callable[[int, int], tuple[int, ...]]
 Metric = tuple[float, int, int, int, str, float]
 OFFERS = Offers(asynchrony=False, reliable_links=True, server=False, requests=False)
 EVENTS = 1000  # of the log, kept in memory
+ROWS = 200  # of this peer's metrics, kept with its state: rank 0 may not have stored them
 
 
 class Act(enum.IntEnum):
@@ -384,7 +385,8 @@ class CollectiveWorld(SoloWorld):
         """Write the peer's state to its store, off the loop; durable when this returns."""
         snapshot, round = peer.state.snapshot(), int(peer.state.get("round", 0))
         if self._store is not None:
-            kept = {"ledger": self.ledger.as_dict(), "seconds": self.now()}
+            rows = [row for row in self.metrics[-ROWS * self.size :] if row[3] == self.id][-ROWS:]
+            kept = {"ledger": self.ledger.as_dict(), "seconds": self.now(), "rows": rows}
             least = self._all_committed if self._together else round
             async with self._committing:
                 await asyncio.to_thread(lambda store: store.keep(round, snapshot.encode(), kept, least), self._store)
@@ -402,6 +404,7 @@ class CollectiveWorld(SoloWorld):
             account = self.ledger.account(name)
             for what in ("messages", "sent", "delivered", "lost"):
                 setattr(account, what, int(counts[what]))
+        self.metrics.extend(tuple(row) for row in kept["rows"] if row[1] < round)
         self._committed = self._all_committed = round
 
     def record(self, peer: Peer, name: str, value: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import queue
 import sys
@@ -85,13 +84,12 @@ class Group:
         return Group(store, rank, size, device or torch.device("cpu"), timeout, dead)
 
     def leave(self) -> None:
-        """End this process's part in the group."""
+        """End this process's part in the group; at the end of the process, which it may take with it if it is stuck."""
         self.pulse.stop()
         if self._thread.busy:  # stuck in a collective that nobody can end; its destructor would wait for the timeout
-            atexit.register(_end_at_once)
-        else:
-            self._thread.stop()
-            dist.destroy_process_group()
+            _end_at_once()
+        self._thread.stop()
+        dist.destroy_process_group()
 
     # -- acts ------------------------------------------------------------------------------------------------
 
