@@ -108,13 +108,28 @@ async def endless(me: Peer) -> None:
             me._world.stop()
 
 
+async def meaning(me: Peer) -> None:
+    """Means of everybody's vectors; in round 1 peer 2 has NaN, and peer 3 takes part in two rounds only."""
+    means = []
+    async for r in me.rounds(2 if me.id == 3 else 3):
+        x = torch.arange(5.0) * (1 + me.id) + r
+        if (me.id, r) == (2, 1):
+            x[0] = float("nan")
+        means.append(await me._world.average(me.id, x, r, "mean"))
+    me.state["means"] = means
+
+
+async def unequal(me: Peer) -> None:
+    """Vectors of which no mean can be taken."""
+    await me._world.average(me.id, torch.zeros(5 + me.id), 0, "mean")
+
+
 class Garbling(CollectiveWorld):
     """A world whose process 1 sends bytes that are no payload."""
 
-    def _move(self, own: Any, *more: Any) -> dict[int, Any]:
-        if self.id == 1:
-            own = torch.full_like(own, 7)
-        return super()._move(own, *more)
+    def _bytes(self, parcel: Any) -> Any:
+        data = super()._bytes(parcel)
+        return torch.full_like(data, 7) if self.id == 1 else data
 
 
 async def once(me: Peer) -> None:
@@ -146,7 +161,7 @@ async def main(group: Group) -> dict[str, Any]:
     for name, graph in TOPOLOGIES.items():
         settings = {"neighbours": graph.neighbours, "in_neighbours": graph.in_neighbours}
         seen[f"averaging, {name}"] = await run(group, averaging, **settings)
-    for protocol in (two_channels, leaving_early, spoilt, sending, failing, out_of_step, endless):
+    for protocol in (two_channels, leaving_early, spoilt, sending, failing, out_of_step, endless, meaning, unequal):
         seen[protocol.__name__] = await run(group, protocol)
     ring = {"neighbours": TOPOLOGIES["ring"].neighbours}
     seen["garbled, complete"] = await run(group, once, Garbling)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shoal.engine import SimulatedWorld
+from shoal.engine.message import ENVELOPE
 from shoal.net.checkpoints import Checkpoints
 from shoal.net.pulse import Pulse
 from shoal.tensors.payload import decode, encode
@@ -106,6 +107,26 @@ def test_all_stop_in_one_round_when_one_is_asked_to(all_seen: Seen) -> None:
     assert of(all_seen, "endless", "ended") == [False] * SIZE
     assert of(all_seen, "endless", "error") == [""] * SIZE
     assert of(all_seen, "endless", "state", "round") == [5] * SIZE
+
+
+def test_an_all_reduce_is_the_mean_of_those_who_are_there_and_have_no_nan(all_seen: Seen) -> None:
+    means = of(all_seen, "meaning", "state", "means")
+    line = torch.arange(5.0)
+    expected = [line * 2.5, line * (1 + 2 + 4) / 3 + 1, line * 2 + 2]
+    for rank, found in enumerate(means):
+        torch.testing.assert_close(found, expected[: 2 if rank == 3 else 3])
+        assert all(torch.equal(a, b) for a, b in zip(found, means[0], strict=False))  # the same bits everywhere
+    dropped = [e["sender"] for e in of(all_seen, "meaning", "events")[1]]
+    assert dropped == [2]
+    body = len(encode(line))
+    counts = of(all_seen, "meaning", "ledger")[3]["channels"]["mean"]
+    ring, rest = 2 * SIZE * 2 * (SIZE - 1), 3 * 3  # messages of two rounds for all, and of one for three peers
+    assert counts["messages"] == ring + rest
+    assert counts["sent"] == ring * -(-body // SIZE) + rest * (ENVELOPE.size + body)
+
+
+def test_vectors_of_different_sizes_have_no_mean(all_seen: Seen) -> None:
+    assert all("differ in size" in error for error in of(all_seen, "unequal", "error"))
 
 
 def test_sharing_gives_everybody_everything(all_seen: Seen) -> None:

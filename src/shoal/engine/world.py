@@ -86,6 +86,13 @@ class World(ABC):
         """
         raise NotImplementedError
 
+    async def average(self, peer: int, vector: Tensor, round: int, channel: str) -> Tensor | None:
+        """Where a world adds up what all peers send while it is on its way: the mean, the same bits at each of them.
+
+        None: the peers send to one another what they average, as by default.
+        """
+        return None
+
     @abstractmethod
     def is_lost(self, peer: int, other: int) -> bool:
         """Whether `peer` knows by now that `other` is gone."""

@@ -16,11 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from shoal.engine.errors import Refused, ShoalError
+from shoal.aggregation import mean
+from shoal.engine.errors import NonFinite, Refused, ShoalError
 from shoal.engine.ledger import Ledger
 from shoal.engine.message import ENVELOPE, Kind, Parcel
 from shoal.engine.peer import Peer
@@ -39,6 +42,10 @@ EVENTS = 1000  # of the log, kept in memory
 ROWS = 200  # of this peer's metrics, kept with its state: rank 0 may not have stored them
 
 
+T = TypeVar("T")
+Move = Callable[[str, Parcel, int, str, Tensor], Coroutine[Any, Any, T]]
+
+
 class Act(enum.IntEnum):
     """What a process is about to do."""
 
@@ -46,6 +53,10 @@ class Act(enum.IntEnum):
     DONE = 1  # its protocol has ended, and it waits for the others
     STOP = 2  # it was asked to stop
     FAILED = 3  # its protocol raised
+    AVERAGE = 4  # an exchange of which all want the mean
+
+
+TAKING_PART = (Act.EXCHANGE, Act.AVERAGE)
 
 
 class CollectiveWorld(SoloWorld):
@@ -203,25 +214,72 @@ class CollectiveWorld(SoloWorld):
         Raises:
             GroupFailed: the processes are not in the same exchange.
         """
-        work = asyncio.ensure_future(self._exchange(parcel, round, channel))
+        return await self._to_its_end(self._exchange(Act.EXCHANGE, parcel, round, channel, self._swapped))
+
+    async def average(self, peer: int, vector: Tensor, round: int, channel: str) -> Tensor | None:
+        """The mean of all peers' vectors by an all-reduce; without those that hold NaN, which is logged.
+
+        The ledger has what a ring moves, whatever algorithm the group uses. Where peers have finished, those that are
+        left exchange.
+
+        Raises:
+            GroupFailed: the processes are not in the same average, or their vectors differ in size.
+        """
+        return await self._to_its_end(self._exchange(Act.AVERAGE, Parcel(vector), round, channel, self._averaged))
+
+    async def _to_its_end(self, exchange: Coroutine[Any, Any, T]) -> T:
+        work = asyncio.ensure_future(exchange)
         self._tasks.add(work)  # whoever is tired of waiting goes on alone, but the act takes place
         work.add_done_callback(self._tasks.discard)
         return await asyncio.shield(work)
 
-    async def _exchange(self, parcel: Parcel, round: int, channel: str) -> dict[int, Any]:
+    async def _exchange(self, act: Act, parcel: Parcel, round: int, channel: str, move: Move[T]) -> T:
         async with self._turn:
             await self._stop_if_asked()
-            what = f"exchange {channel!r} of round {round}"
-            own = await asyncio.to_thread(lambda: self.group.buffer(parcel.body))
+            what = f"{act.name.lower()} {channel!r} of round {round}"
             number = channel_number(channel) >> 1  # in 63 bits
             self._names[number] = channel
-            table = await self._meet(what, Act.EXCHANGE, own.numel(), round, number)
+            table = await self._meet(what, act, parcel.size - ENVELOPE.size, round, number)
             await self._leave_if_told()
             self._check_in_step(table, what)
-            taking_part = (table[:, 0] == Act.EXCHANGE).tolist()
-            lengths = table[:, 1].tolist()
-            got = await self.group.act(what, self._move, own, round, lengths, taking_part)
-        return self._checked(got, channel)
+            return await move(what, parcel, round, channel, table)
+
+    async def _swapped(self, what: str, parcel: Parcel, round: int, channel: str, table: Tensor) -> dict[int, Any]:
+        got = await self.group.act(what, self._move, parcel, round, table[:, 1].tolist(), _taking_part(table))
+        good = {}
+        for sender, found in got.items():
+            if isinstance(found, MalformedPayload):
+                self.log("malformed payload dropped", self.id, sender=sender, channel=channel, why=str(found))
+            elif not found.finite:
+                self.log("dropped: NaN or infinity", self.id, sender=sender, channel=channel)
+            else:
+                good[sender] = found.payload
+        return good
+
+    async def _averaged(self, what: str, parcel: Parcel, round: int, channel: str, table: Tensor) -> Tensor:
+        if not all(_taking_part(table)):
+            got = await self._swapped(what, parcel, round, channel, table)
+            rows = {**got, self.id: parcel.payload}
+            return mean([rows[i] for i in sorted(rows)])
+        if len(set(table[:, 1].tolist())) > 1:
+            raise GroupFailed(f"{what}: the peers' vectors differ in size: {table[:, 1].tolist()} bytes")
+        total, there = await self.group.act(what, self._reduce, parcel)
+        for sender in (j for j in range(self.size) if not there[j]):
+            self.log("dropped: NaN or infinity", self.id, sender=sender, channel=channel)
+        if not any(there):
+            raise NonFinite(f"{what}: every peer's vector holds NaN or infinity")
+        return total / sum(there)
+
+    def _reduce(self, parcel: Parcel) -> tuple[Tensor, list[bool]]:
+        """The sum of the finite vectors, and whose they are."""
+        vector: Tensor = parcel.payload
+        present = torch.zeros(self.size, dtype=vector.dtype, device=vector.device)
+        if parcel.finite:
+            present[self.id] = 1
+        total = torch.cat([vector if parcel.finite else torch.zeros_like(vector), present]).to(self.group.device)
+        dist.all_reduce(total)
+        total = total.to(vector.device)
+        return total[: -self.size], [bool(flag) for flag in total[-self.size :].tolist()]
 
     async def _meet(self, what: str, act: Act, length: int = 0, round: int = 0, channel: int = 0) -> Tensor:
         """The table of all processes' rows, after rank 0 got what the others have measured since the last one."""
@@ -265,7 +323,8 @@ class CollectiveWorld(SoloWorld):
 
     def _check_in_step(self, table: Tensor, what: str) -> None:
         for rank, (act, _, round, channel, *_) in enumerate(table.tolist()):
-            if act == Act.EXCHANGE and [round, channel] != table[self.id, 2:4].tolist():
+            own = table[self.id].tolist()
+            if act in TAKING_PART and [act, round, channel] != [own[0], *own[2:4]]:
                 raise GroupFailed(
                     f"peer {self.id} has come to {what}, and peer {rank} to another one, of round {round}: "
                     "in a group all peers exchange in step, on the same channels in the same order"
@@ -273,22 +332,31 @@ class CollectiveWorld(SoloWorld):
 
     def _count(self, table: Tensor) -> None:
         """Every peer's bytes, as a simulation counts them."""
-        taking_part = (table[:, 0] == Act.EXCHANGE).tolist()
+        taking_part = _taking_part(table)
+        ring = bool((table[:, 0] == Act.AVERAGE).all())
         for sender, (_, length, round, number, *_) in enumerate(table.tolist()):
             if not taking_part[sender]:
                 continue
             account = self.ledger.account(self._names.get(number, f"{number:x}"))
-            size, receivers = ENVELOPE.size + length, self._neighbours(sender, round)
-            there = sum(taking_part[to] for to in receivers)
-            account.messages += len(receivers)
-            account.sent += size * len(receivers)
+            if ring:  # a part of the vector goes round twice
+                size, messages = -(-length // self.size), 2 * (self.size - 1)
+                there = messages
+            else:
+                receivers = self._neighbours(sender, round)
+                size, messages = ENVELOPE.size + length, len(receivers)
+                there = sum(taking_part[to] for to in receivers)
+            account.messages += messages
+            account.sent += size * messages
             account.delivered += size * there
-            account.lost += size * (len(receivers) - there)
-            self.ledger.total += size * len(receivers)
-            self.ledger.by_peer[sender] += size * len(receivers)
+            account.lost += size * (messages - there)
+            self.ledger.total += size * messages
+            self.ledger.by_peer[sender] += size * messages
 
-    def _move(self, own: Tensor, round: int, lengths: Sequence[int], taking_part: Sequence[bool]) -> dict[int, Any]:
+    def _move(
+        self, parcel: Parcel, round: int, lengths: Sequence[int], taking_part: Sequence[bool]
+    ) -> dict[int, Parcel | MalformedPayload]:
         """Sender -> the parcel that it sent to this peer, or what is wrong with it."""
+        own = self._bytes(parcel)
         n, senders = self.size, [j for j in self._in_neighbours(self.id, round) if taking_part[j]]
         if all(taking_part) and all(len(self._neighbours(j, round)) == n - 1 for j in range(n)):
             rows = self.group.gather(own, list(lengths))
@@ -298,16 +366,8 @@ class CollectiveWorld(SoloWorld):
             got = self.group.swap(own, to, {j: lengths[j] for j in senders})
         return {j: _parcel(got[j]) for j in sorted(got)}
 
-    def _checked(self, got: dict[int, Any], channel: str) -> dict[int, Any]:
-        good = {}
-        for sender, parcel in got.items():
-            if isinstance(parcel, MalformedPayload):
-                self.log("malformed payload dropped", self.id, sender=sender, channel=channel, why=str(parcel))
-            elif not parcel.finite:
-                self.log("dropped: NaN or infinity", self.id, sender=sender, channel=channel)
-            else:
-                good[sender] = parcel.payload
-        return good
+    def _bytes(self, parcel: Parcel) -> Tensor:
+        return self.group.buffer(parcel.body)
 
     # -- what rank 0 is told -----------------------------------------------------------------------------------
 
@@ -418,6 +478,10 @@ class CollectiveWorld(SoloWorld):
         self._untold.append(entry)
         if self.on_log is not None:
             self.on_log(entry)
+
+
+def _taking_part(table: Tensor) -> list[bool]:
+    return [act in TAKING_PART for act in table[:, 0].tolist()]
 
 
 def _parcel(data: Tensor) -> Parcel | MalformedPayload:
