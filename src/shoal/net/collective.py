@@ -23,7 +23,8 @@ from shoal.net.frames import channel_number
 from shoal.net.group import Group, GroupFailed
 from shoal.net.solo import everybody
 from shoal.net.stepping import Act, SteppingWorld
-from shoal.tensors.payload import MalformedPayload, decode
+from shoal.tensors.buffers import from_buffer, to_buffer
+from shoal.tensors.payload import MalformedPayload
 
 T = TypeVar("T")
 Neighbours = Callable[[int, int], tuple[int, ...]]
@@ -180,7 +181,7 @@ class CollectiveWorld(SteppingWorld):
         return {j: _parcel(got[j]) for j in sorted(got)}
 
     def _bytes(self, parcel: Parcel) -> Tensor:
-        return self.group.buffer(parcel.body)
+        return to_buffer(parcel.payload, self.group.device)
 
     # -- services of a World ---------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ def _taking_part(table: Tensor) -> list[bool]:
 
 def _parcel(data: Tensor) -> Parcel | MalformedPayload:
     try:
-        parcel = Parcel(decode(data.cpu().numpy().data, limit=data.numel()))
+        parcel = Parcel(from_buffer(data))
     except MalformedPayload as error:
         return error
     _ = parcel.finite  # looked at here, off the loop

@@ -29,6 +29,7 @@ from shoal.engine.world import World
 from shoal.net.checkpoints import Checkpoints
 from shoal.net.group import Group, GroupFailed
 from shoal.net.solo import SoloWorld
+from shoal.tensors.buffers import placed
 from shoal.tensors.payload import Content
 
 Metric = tuple[float, int, int, int, str, float]
@@ -122,7 +123,8 @@ class SteppingWorld(SoloWorld):
         """
         state = None
         if self._store is not None and resume is not None:
-            state, kept = self._store.go_back(resume)
+            restored, kept = self._store.go_back(resume)
+            state = State(placed(dict(restored), self.group.device))
             self._restore(kept, resume)
         elif self._store is not None:
             self._store.begin_anew()
