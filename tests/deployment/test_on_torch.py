@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shoal.deployment.on_torch import unfinished
+from shoal.deployment.on_torch import _GroupRun, unfinished
 from shoal.report import RunFolder
 from shoal.simulation import simulate
 from shoal.tensors.payload import decode
@@ -126,6 +126,15 @@ def test_ctrl_c_at_one_process_stops_all_and_leaves_a_usable_folder(tmp_path: Pa
     assert unfinished(tmp_path, "gossip", run.info["config"]) == run.path
     assert unfinished(tmp_path, "gossip", {**run.info["config"], "seed": 1}) is None
     assert unfinished(tmp_path, "other", run.info["config"]) is None
+
+
+def test_a_run_folder_is_written_by_one_run_at_a_time(tmp_path: Path) -> None:
+    first, second = (_GroupRun(None, None, tmp_path, None) for _ in range(2))  # type: ignore[arg-type]
+    assert first._claim(tmp_path)
+    assert not second._claim(tmp_path)
+    first.release()
+    assert second._claim(tmp_path)
+    second.release()
 
 
 def test_torchrun_runs_a_settings_file(tmp_path: Path) -> None:

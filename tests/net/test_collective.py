@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from shoal.engine import SimulatedWorld
 from shoal.engine.message import ENVELOPE
 from shoal.net.checkpoints import Checkpoints
+from shoal.net.meeting import agree_on_session
 from shoal.net.pulse import Pulse
 from shoal.tensors.payload import decode, encode
 from tests.net import processes
@@ -145,6 +148,19 @@ def test_a_process_that_stands_still_is_lost_and_one_that_lags_is_behind() -> No
     assert list(pulse.lost) == [2]
     assert pulse.behind() == [2]
     assert "6 s" in pulse.wait_for_loss()[2]
+
+
+def test_a_session_is_of_those_who_are_here_whatever_earlier_ones_have_left() -> None:
+    store = dist.HashStore()
+    sessions = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as threads:
+            found = list(threads.map(lambda rank: agree_on_session(store, rank, 3, 20.0), [2, 0, 1]))
+        assert len(set(found)) == 1
+        sessions += found[:1]
+    assert len(set(sessions)) == 3
+    with pytest.raises(TimeoutError, match="rank 1 waits for others of 2"):
+        agree_on_session(store, 1, 2, 0.2)  # an old welcome is none
 
 
 def test_states_are_kept_from_the_round_that_all_have(tmp_path: Path) -> None:

@@ -18,6 +18,11 @@ from typing import Any
 
 import torch
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 from shoal.deployment.node import Node, real_parts
 from shoal.engine.errors import PeerLost
 from shoal.files import atomically
@@ -122,7 +127,9 @@ class _GroupRun:
     ) -> None:
         self.group, self.name, self.out, self.progress = group, name, out, progress
         self.world: CollectiveWorld | None = None
+        self.folder: Path | None = None
         self._stopping = False
+        self._open: list[int] = []
 
     def stop(self) -> None:
         """Leave the protocol soon, together with the others."""
@@ -153,6 +160,7 @@ class _GroupRun:
             return await self._live(node, world, resume)
         finally:
             world.close()
+            self.release()
 
     async def _live(self, node: Rank, world: CollectiveWorld, resume: int | None) -> Run:
         try:
@@ -222,7 +230,11 @@ class _GroupRun:
         found, error = "", None
         if self.group.rank == 0:
             try:
-                found = (unfinished(Path(self.out), parts.name, config) or new_folder(self.out, parts.name)).name
+                last = unfinished(Path(self.out), parts.name, config)
+                if last is None or not self._claim(last):
+                    last = new_folder(self.out, parts.name)
+                    self._claim(last)
+                found = last.name
             except ValueError as problem:
                 error = problem
         said = await self.group.share("choosing a folder", found)
@@ -236,9 +248,25 @@ class _GroupRun:
         common = set(kept[0]).intersection(*kept[1:])
         return folder, max(common, default=None), store
 
-    # -- afterwards --------------------------------------------------------------------------------------------
+    def _claim(self, folder: Path) -> bool:
+        """Whether no other living process is at work in a run folder; from now on until its end, this one is."""
+        if fcntl is None:
+            return True
+        claim = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(claim)
+            return False
+        self._open.append(claim)
+        return True
 
-    folder: Path | None = None
+    def release(self) -> None:
+        """Others may write to the run folder."""
+        while self._open:
+            os.close(self._open.pop())
+
+    # -- afterwards --------------------------------------------------------------------------------------------
 
     def _mark_failed(self, error: Exception) -> None:
         """If rank 0 is gone, the first one that is left says so in the run folder, where it can be seen from here."""

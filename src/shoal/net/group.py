@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from shoal.engine.errors import PeerLost, ShoalError
+from shoal.net.meeting import agree_on_session
 from shoal.net.pulse import Pulse
 from shoal.tensors.payload import Content, decode, encode
 
@@ -46,9 +47,14 @@ class Group:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         limit = timedelta(seconds=timeout)
+        try:
+            session = agree_on_session(PrefixStore("shoal/meeting", store), rank, size, timeout)
+        except TimeoutError as error:
+            raise GroupFailed(str(error)) from None
+        store = PrefixStore(f"shoal/{session}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         own = store.clone() if hasattr(store, "clone") else store
-        self.pulse = Pulse(PrefixStore("shoal/pulse", own), rank, size, dead)
+        self.pulse = Pulse(PrefixStore("pulse", own), rank, size, dead)
         self.pulse.on_lost = self._lost
         self._thread = _Thread()
         self._acting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
