@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.engine.state import State
-from shoal.net.store import Store, write
+from shoal.files import write_durably
+from shoal.net.store import Store
 from shoal.tensors.payload import MalformedPayload, decode, encode
 
 NAME = "round-{}.bin"
@@ -32,7 +33,7 @@ class Checkpoints(Store):
             world: what its world wants to know again.
             least: states of rounds before it are needed no more.
         """
-        write(self.folder / NAME.format(round), encode({"world": world, "state": state}))
+        write_durably(self.folder / NAME.format(round), encode({"world": world, "state": state}))
         self._drop(lambda other: other < least and other != round)
 
     def go_back(self, round: int) -> tuple[State, dict[str, Any]]:
