@@ -78,13 +78,15 @@ def test_the_ledger_balances() -> None:
     assert found.bytes()["by_peer"] == [100, 100]
 
 
-def test_all_have_begun_when_every_peer_has_once() -> None:
-    found = Gathering(2, [0], [])
+def test_who_has_begun() -> None:
+    found = Gathering(3, [0], [])
     found.take(news(0))
     found.take(news(1, status="waiting"))
-    assert not found.all_begun
+    assert found.begun([0])
+    assert not found.begun([0, 1])
+    assert not found.begun([2])
     found.take(news(1))
-    assert found.all_begun
+    assert found.begun([0, 1])
 
 
 def test_the_log_is_one_and_leaves_out_what_it_is_told_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,7 @@ def run_and_report(
 
     run_one = runner(on, **there)
     if not speaks(on):
-        for name, settings in arms:
-            run_one(name=name, out=out, **settings)
+        _run_quietly(run_one, arms, out)
         return
     begun: list[Run] = []
     try:
@@ -61,6 +61,22 @@ def run_and_report(
             _report(begun, out, together)
         raise
     _report(begun, out, together)
+
+
+def _run_quietly(run_one: Callable[..., Run], arms: list[tuple[str | None, dict[str, Any]]], out: str | Path) -> None:
+    """Run each arm, and leave it to the process that speaks to say what came of it, unless that one is gone."""
+    from shoal.cli import explain
+    from shoal.engine import PeerLost
+
+    try:
+        for name, settings in arms:
+            run_one(name=name, out=out, **settings)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if explain(error) is None or (isinstance(error, PeerLost) and error.peer == 0):
+            raise
+        raise SystemExit(2) from None
 
 
 def _report(runs: list[Run], out: str | Path, together: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,9 @@ class Gathering:
         """When the first peer began, in seconds since 1970; 0.0 if none has."""
         return min((life.began for life in self._lives.values() if life.begun), default=0.0)
 
-    @property
-    def all_begun(self) -> bool:
-        """Whether every peer's protocol has begun once."""
-        return {peer for (peer, _), life in self._lives.items() if life.begun} == set(range(self._peers))
+    def begun(self, peers: Iterable[int]) -> bool:
+        """Whether the protocols of these peers have begun."""
+        return set(peers) <= {peer for (peer, _), life in self._lives.items() if life.begun}
 
     @property
     def seconds(self) -> float:

@@ -30,6 +30,7 @@ from shoal.tensors.payload import decode
 from shoal.tensors.random import hash01, key
 
 STOPPING = 15.0  # seconds that hosts have to hand over what they have, when a run is ended early
+BEGINNING = 10.0  # seconds after the death of a host within which the other peers begin, or never will
 RESTARTS = 3  # of a host, where the peers' states are durable
 LINGER = 60.0  # seconds that peers wait for one that may come back
 SILENT = (  # log entries that every run has
@@ -143,6 +144,7 @@ class _Driver:
         self.running: dict[Any, int] = {}  # reference -> host
         self.reports: dict[Any, int] = {}
         self.lives: dict[int, int] = {}  # host -> its present life
+        self.dead: dict[int, float] = {}  # hosts that died for good, and when
         self.away: set[int] = set()  # hosts that died and did not report since
         self.finals: dict[int, dict[str, float]] = {}
         self.error: dict[str, Any] | None = None
@@ -215,6 +217,7 @@ class _Driver:
             for reference in self.ray.wait(references, num_returns=1, timeout=0.25)[0]:
                 self._take(reference)
             self._show()
+            self._check_begun()
             if math.isinf(give_up) and (asked or self.error):
                 give_up = time.monotonic() + STOPPING
                 for number in self.running.values():
@@ -267,8 +270,15 @@ class _Driver:
         if isinstance(error, self.ray.exceptions.ActorUnavailableError) and not self.error:  # it begins anew
             time.sleep(0.25)
             self._let_run(number, min(1, self.parts.size - 1))
-        elif not self.gathering.all_begun:
-            raise ShoalError(f"host {number} with peers {block} died before all peers had begun")
+        else:
+            self.dead[number] = time.monotonic()
+
+    def _check_begun(self) -> None:
+        """Peers that wait for the company of a dead one before they begin would wait for ever."""
+        if self.dead and time.monotonic() > max(self.dead.values()) + BEGINNING:
+            left = [peer for number in self.running.values() for peer in self.plan.blocks[number]]
+            if not self.gathering.begun(left):
+                raise ShoalError(f"hosts {sorted(self.dead)} died before all peers had begun")
 
     # -- what is shown and stored ----------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from shoal.learning.data import Data
 from shoal.protocols import check_needs
 from shoal.simulation.computing import computing
 from shoal.simulation.describe import describe_object, describe_shards, describe_topology
-from shoal.simulation.given import check_object
+from shoal.simulation.given import separate
 from shoal.simulation.interrupt import between_events
 from shoal.simulation.parts import Parts
 from shoal.simulation.probe import Probe
@@ -114,10 +114,7 @@ def simulate(
         "network": network,
         "codec": codec,
     }
-    objects = {key: value for key, value in given.items() if not isinstance(value, str | None)}
-    strings = {key: value for key, value in given.items() if isinstance(value, str)}
-    for argument, value in objects.items():
-        check_object(argument, value)
+    strings, objects = separate(given)
     chosen = Settings.of(**strings, **settings)
     parts = Parts(chosen, objects, name)
     with computing(chosen.compute, parts.device) as dispatch:
