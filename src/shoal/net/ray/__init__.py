@@ -5,7 +5,8 @@ checked as anywhere else. Ray itself is imported when a cluster is used.
 """
 
 from shoal.net.ray.cluster import RayLine, cluster, cpus_of_each, first_answers, need_ray
-from shoal.net.ray.hub import Batch, HostLost, Hub, Line, RayTransport
+from shoal.net.ray.hub import Hub, RayTransport
+from shoal.net.ray.queues import Batch, HostLost, Line
 from shoal.net.ray.workers import ray_workers
 
 __all__ = [

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from shoal.engine.errors import ShoalError
-from shoal.net.ray.hub import Batch, HostLost
+from shoal.net.ray.queues import Batch, HostLost
 
 READY = 120.0  # seconds within which all actors must have begun
 

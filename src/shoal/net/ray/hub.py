@@ -13,60 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from shoal.net.ray.queues import Batch, HostLost, Line, Link, Pipe, joined
 from shoal.net.transport import Ears, Transport
 
-CALL_BYTES = 64 << 20  # bodies that one call carries, unless a single one is larger
-WAITING = 4096  # frames that may wait from one peer to another
 PAUSE = 0.2  # seconds between two attempts to connect
 NOBODY = -1
 LEFT = "it has left"
-
-
-class HostLost(ConnectionError):
-    """A call to another host failed; `final`: that host will never come back."""
-
-    def __init__(self, why: str, final: bool) -> None:
-        super().__init__(why)
-        self.final = final
-
-
-class Batch(NamedTuple):
-    """What one call carries.
-
-    Attributes:
-        host: number of the sending host.
-        connection: number of the connection.
-        frames: (sender, to, head, place of its body in `bodies`), in order; to NOBODY: the sender has left.
-        bodies: uint8 arrays.
-    """
-
-    host: int
-    connection: int
-    frames: list[tuple[int, int, bytes, int]]
-    bodies: list[NDArray[np.uint8]]
-
-
-class Line(Protocol):
-    """Calls to another host; all raise `HostLost`."""
-
-    async def hello(self, host: int, connection: int) -> bool:
-        """See `Hub.hello`."""
-
-    async def deliver(self, batch: Batch) -> bool:
-        """See `Hub.deliver`."""
-
-    async def dropped(self, host: int, connection: int) -> None:
-        """See `Hub.dropped`."""
-
-    async def live(self) -> None:
-        """Never returns: raises when the other host dies."""
 
 
 class Hub:
@@ -82,8 +37,8 @@ class Hub:
         self.number, self.blocks, self.allowance = number, [tuple(block) for block in blocks], allowance
         self._host = {peer: host for host, block in enumerate(self.blocks) for peer in block}
         self._ears: dict[int, Ears] = {}
-        self._pipes: dict[tuple[int, int], _Pipe] = {}
-        self._links: dict[int, _Link] = {}
+        self._pipes: dict[tuple[int, int], Pipe] = {}
+        self._links: dict[int, Link] = {}
         self._opened = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,7 +51,7 @@ class Hub:
     def meet(self, lines: Mapping[int, Line]) -> None:
         """Learn how to call the other hosts, and connect with them once all peers of this one listen."""
         for host, line in lines.items():
-            link = self._links[host] = _Link(host, line, self.blocks[host])
+            link = self._links[host] = Link(host, line, self.blocks[host])
             self._begin(self._send(link))
             if self.number < host:
                 self._begin(self._connect(link))
@@ -141,7 +96,7 @@ class Hub:
                 self._tell_down([sender], LEFT)
         return True
 
-    async def _hand_over(self, link: _Link, batch: Batch, sender: int, to: int, rows: list[tuple[bytes, int]]) -> None:
+    async def _hand_over(self, link: Link, batch: Batch, sender: int, to: int, rows: list[tuple[bytes, int]]) -> None:
         for head, body in rows:
             ears = self._ears.get(to)
             if ears is None or link.connection != batch.connection:
@@ -160,7 +115,7 @@ class Hub:
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    async def _connect(self, link: _Link) -> None:
+    async def _connect(self, link: Link) -> None:
         await self._opened.wait()
         while True:
             link.dialled = connection = max(link.newest + 1, time.time_ns())
@@ -178,7 +133,7 @@ class Hub:
                 self._came(link, connection)
             await link.broken.wait()
 
-    async def _watch(self, link: _Link, connection: int) -> None:
+    async def _watch(self, link: Link, connection: int) -> None:
         """Notice at once that the other host dies."""
         try:
             await link.line.live()
@@ -189,7 +144,7 @@ class Hub:
             if not lost.final and self.number > link.host:
                 await self._complain(link, connection)
 
-    async def _complain(self, link: _Link, connection: int) -> None:
+    async def _complain(self, link: Link, connection: int) -> None:
         """Ask the host that connects to do so again, in case that it has not noticed."""
         while link.connection is None:
             try:
@@ -200,7 +155,7 @@ class Hub:
                     return
             await asyncio.sleep(PAUSE)
 
-    def _came(self, link: _Link, connection: int) -> None:
+    def _came(self, link: Link, connection: int) -> None:
         link.connection = link.newest = connection
         link.broken.clear()
         link.left.clear()
@@ -209,7 +164,7 @@ class Hub:
                 ears.up(peer)
         self._begin(self._watch(link, connection))
 
-    def _went(self, link: _Link, why: str) -> None:
+    def _went(self, link: Link, why: str) -> None:
         if link.connection is None:
             return
         link.connection = None
@@ -222,7 +177,7 @@ class Hub:
             for peer in peers:
                 ears.down(peer, why)
 
-    async def _send(self, link: _Link) -> None:
+    async def _send(self, link: Link) -> None:
         while True:
             await link.filled.wait()
             connection = link.connection
@@ -250,7 +205,7 @@ class Hub:
         self._ears[id] = ears
         for other, theirs in others.items():
             for pair in ((id, other), (other, id)):
-                self._pipes[pair] = pipe = _Pipe()
+                self._pipes[pair] = pipe = Pipe()
                 self._begin(self._carry(pair, pipe))
             ears.up(other)
             theirs.up(id)
@@ -272,7 +227,7 @@ class Hub:
             return False
         return link.put(sender, to, head, body, self.allowance)
 
-    async def _carry(self, pair: tuple[int, int], pipe: _Pipe) -> None:
+    async def _carry(self, pair: tuple[int, int], pipe: Pipe) -> None:
         """Frames from a peer to another one of this host."""
         sender, to = pair
         while True:
@@ -326,104 +281,3 @@ class RayTransport(Transport):
     async def stop(self, patience: float) -> None:
         """Let go what waits, for at most `patience` seconds, and leave."""
         await self._hub.detach(self.id, patience)
-
-
-def joined(head: bytes, body: bytes | NDArray[np.uint8]) -> memoryview:
-    """A frame in one piece, in memory of its own: what a call carried lies in the cluster's store, which is bounded.
-
-    numpy asks for large pages; to fill as many bytes of `bytes` or `bytearray` takes several times as long.
-    """
-    frame = np.empty(len(head) + len(body), dtype=np.uint8)
-    frame[: len(head)] = np.frombuffer(head, dtype=np.uint8)
-    frame[len(head) :] = np.frombuffer(body, dtype=np.uint8) if isinstance(body, bytes) else body
-    return frame.data
-
-
-class _Pipe:
-    """Frames that wait from a peer to another one of the same host."""
-
-    def __init__(self) -> None:
-        self.frames: deque[tuple[bytes, bytes]] = deque()
-        self.filled = asyncio.Event()
-        self._bytes = 0
-
-    def put(self, head: bytes, body: bytes, allowance: int) -> bool:
-        size = len(head) + len(body)
-        if self.frames and (self._bytes + size > allowance or len(self.frames) >= WAITING):
-            return False
-        self.frames.append((head, body))
-        self._bytes += size
-        self.filled.set()
-        return True
-
-    def pop(self) -> None:
-        head, body = self.frames.popleft()
-        self._bytes -= len(head) + len(body)
-        if not self.frames:
-            self.filled.clear()
-
-
-class _Link:
-    """The connection with another host, and what waits to go there.
-
-    Attributes:
-        connection: its number, or None.
-        newest: the highest number so far.
-        dialled: the number under which this side tries to connect.
-        broken: set while there is no connection after one was lost.
-        left: peers of the other host that have left.
-        filled: set while something waits.
-    """
-
-    def __init__(self, host: int, line: Line, block: Sequence[int]) -> None:
-        self.host, self.line, self.block = host, line, tuple(block)
-        self.connection: int | None = None
-        self.newest = self.dialled = 0
-        self.broken, self.filled = asyncio.Event(), asyncio.Event()
-        self.left: set[int] = set()
-        self._queue: deque[tuple[int, int, bytes, bytes]] = deque()
-        self._waiting: dict[tuple[int, int], tuple[int, int]] = {}  # (sender, to) -> frames and bytes, sent ones too
-
-    def put(self, sender: int, to: int, head: bytes, body: bytes, allowance: int) -> bool:
-        frames, size = self._waiting.get((sender, to), (0, 0))
-        size += len(head) + len(body)
-        if frames and (size > allowance or frames >= WAITING):
-            return False
-        self._waiting[sender, to] = (frames + 1, size)
-        self._queue.append((sender, to, head, body))
-        self.filled.set()
-        return True
-
-    def take(self, host: int, connection: int) -> Batch:
-        """The first of what waits, for one call; it counts as waiting until `sent`."""
-        frames: list[tuple[int, int, bytes, int]] = []
-        places: dict[int, int] = {}
-        bodies: list[NDArray[np.uint8]] = []
-        size = 0
-        while self._queue and (not frames or size + len(self._queue[0][3]) <= CALL_BYTES):
-            sender, to, head, body = self._queue.popleft()
-            place = places.get(id(body))
-            if place is None:
-                place = places[id(body)] = len(bodies)
-                bodies.append(np.frombuffer(body, dtype=np.uint8))
-                size += len(body)
-            frames.append((sender, to, head, place))
-        if not self._queue:
-            self.filled.clear()
-        return Batch(host, connection, frames, bodies)
-
-    def sent(self, batch: Batch) -> None:
-        for sender, to, head, place in batch.frames:
-            frames, size = self._waiting[sender, to]
-            if frames == 1:
-                del self._waiting[sender, to]
-            else:
-                self._waiting[sender, to] = (frames - 1, size - len(head) - len(batch.bodies[place]))
-
-    def waits(self, sender: int) -> bool:
-        return any(pair[0] == sender for pair in self._waiting)
-
-    def drop_all(self) -> None:
-        self._queue.clear()
-        self._waiting.clear()
-        self.filled.clear()
