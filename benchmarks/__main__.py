@@ -19,6 +19,7 @@ NAMES = {
     "start": "how soon the command line answers",
     "compression": "codecs: bytes a second, beside hivemind's and torch's",
     "transport": "large frames and pings over the open network's transport, beside bare iroh",
+    "cluster": "a Ray cluster: frames beside plain calls, and what jobs cost on the way",
     "optimizers": "a step of every optimizer beside torch's fused AdamW and other packages",
 }
 

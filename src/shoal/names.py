@@ -200,18 +200,19 @@ class Spec:
     arguments: Mapping[str, Any]
 
 
-def parse(kind: str, text: str) -> Spec:
+def parse(kind: str, text: str, table: Table | None = None) -> Spec:
     """Read a specification. Names are the same in upper and lower case, with and without hyphens.
 
     Args:
-        kind: a key of `KINDS`.
+        kind: a key of `KINDS`, or a word for errors where `table` is given.
         text: `name`, `name:value,value` or `name:key=value,...`.
+        table: where to look the name up; default: `KINDS[kind]`.
 
     Raises:
         ValueError: an unknown name (the closest is suggested), too many values, or a value given twice.
     """
     given, _, rest = text.strip().partition(":")
-    name, entry = find(kind, given)
+    name, entry = find(kind, given, table)
     arguments: dict[str, Any] = {}
     values = [part.strip() for part in rest.split(",") if part.strip()]
     for i, part in enumerate(values):
@@ -228,8 +229,9 @@ def parse(kind: str, text: str) -> Spec:
     return Spec(kind, name, entry, arguments)
 
 
-def find(kind: str, given: str) -> tuple[str, Entry]:
-    """A name as it is in its table, and its entry; for optimizers and codecs also `wrapper+name`.
+def find(kind: str, given: str, table: Table | None = None) -> tuple[str, Entry]:
+    """A name as it is in its table (default: that of `KINDS`), and its entry; for optimizers and codecs also
+    `wrapper+name`.
 
     Raises:
         ValueError: the name is unknown; the closest is suggested.
@@ -237,13 +239,14 @@ def find(kind: str, given: str) -> tuple[str, Entry]:
     around = WRAPPERS.get(kind, {})
     if around and "+" in given:
         return _wrapped(kind, given)
-    name = _look_up(given, KINDS[kind])
+    known = KINDS[kind] if table is None else table
+    name = _look_up(given, known)
     if name is not None:
-        return name, KINDS[kind][name]
+        return name, known[name]
     wrapper = _look_up(given, around)
     if wrapper is not None:
         raise ValueError(f"{kind}: {given!r} goes around another one, as in {wrapper}+{EXAMPLES[kind]}")
-    raise ValueError(f"{kind}: {given!r} is unknown{suggestion(given, KINDS[kind])}")
+    raise ValueError(f"{kind}: {given!r} is unknown{suggestion(given, known)}")
 
 
 def _wrapped(kind: str, given: str) -> tuple[str, Entry]:

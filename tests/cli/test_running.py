@@ -3,6 +3,7 @@
 import csv
 import inspect
 import shutil
+import sys
 
 import pytest
 
@@ -66,8 +67,9 @@ def test_options_override_the_file(shoal, tmp_path):
     assert (read.name, read.peers, read.rounds, read.config["batched"]) == ("given", 2, 0, True)
 
 
-def test_every_option_of_run_but_name_out_and_sweep_is_a_setting():
-    assert set(inspect.signature(app.run).parameters) - {"name", "out", "sweep"} == set(Settings.model_fields)
+def test_every_option_of_run_but_name_out_sweep_and_its_place_is_a_setting():
+    others = {"name", "out", "sweep", "on", "ray", "hosts", "gpus_per_host"}
+    assert set(inspect.signature(app.run).parameters) - others == set(Settings.model_fields)
 
 
 def test_a_topology_from_a_file(small, tmp_path):
@@ -245,3 +247,22 @@ def test_the_help_of_run_shows_the_defaults(shoal, monkeypatch):
 
 def test_the_version(shoal):
     assert shoal("--version").out == f"shoal {__version__}\n"
+
+
+def test_a_place_that_is_unknown_is_refused_with_the_closest_one(shoal):
+    assert shoal("run", "gossip", "--on", "torhc").complaint == "on: 'torhc' is unknown; did you mean 'torch'?"
+    assert shoal("run", "gossip", "--on", "torch:1,2").complaint.startswith("on: 'torch:1,2' has an unexpected value")
+
+
+def test_options_of_a_cluster_are_refused_elsewhere_and_twice(shoal):
+    assert shoal("run", "gossip", "--hosts", 2).complaint == "hosts: means something with --on ray only"
+    assert shoal("run", "gossip", "--ray", "auto").complaint == "ray: means something with --on ray only"
+    assert shoal("run", "gossip", "--on", "ray:2", "--hosts", 2).complaint == "hosts: is given twice"
+    complaint = shoal("run", "gossip", "--on", "ray:hosts=some").complaint
+    assert complaint == "on: ray: hosts: got 'some'; a whole number or none is allowed"
+
+
+def test_without_ray_it_is_said_how_to_get_it(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for option in (("--on", "ray"), ("--compute", "ray:2")):
+        assert "pip install 'shoal[ray]'" in small("gossip", *option).complaint

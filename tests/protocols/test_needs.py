@@ -75,9 +75,9 @@ def test_a_protocol_of_ones_own_may_declare_needs_too() -> None:
     assert runs.run(easy, task, pieces, network="mobile").status == "finished"
 
 
-@pytest.mark.parametrize("what", ["asynchrony", "reliable_links", "server"])
+@pytest.mark.parametrize("what", ["asynchrony", "reliable_links", "server", "requests"])
 def test_a_world_refuses_who_needs_what_it_lacks_and_nobody_else(what: str) -> None:
-    nothing = Offers(asynchrony=False, reliable_links=False, server=False)
+    nothing = Offers(asynchrony=False, reliable_links=False, server=False, requests=False)
     with pytest.raises(Refused, match="picky"):
         check_needs("picky", Needs(**{what: True}), nothing)
     check_needs("picky", Needs(**{what: True}), replace(nothing, **{what: True}))

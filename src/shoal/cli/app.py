@@ -9,6 +9,7 @@ import typer
 
 from shoal import names
 from shoal.cli.optim import optim
+from shoal.cli.places import PLACES
 from shoal.cli.writing import writing
 
 app = typer.Typer(
@@ -74,6 +75,9 @@ def run(
     eval_samples: Annotated[int | None, _option("Test samples used during the run (default: 2000).")] = None,
     eval_peers: Annotated[int | None, _option("Peers evaluated at most (default: 64).")] = None,
     workers: Annotated[int | None, _option("Threads (default: all cores); does not change results.")] = None,
+    compute: Annotated[
+        str | None, _option("Where peers are computed: threads, or ray:4 for large models (default: threads).")
+    ] = None,
     device: Annotated[str | None, _option("Torch device (default: cpu).")] = None,
     batched: Annotated[bool | None, _option("Compute peers stacked, or one by one.", "--batched/--one-by-one")] = None,
     trace: Annotated[bool | None, _option("Keep every message event.", "--trace/--no-trace")] = None,
@@ -83,13 +87,21 @@ def run(
     ] = None,
     name: Annotated[str | None, _option("What the run is called (default: the protocol's name).")] = None,
     out: Annotated[str | None, _option("Folder of run folders (default: runs).")] = None,
+    on: Annotated[str, _option(f"Where it runs: {', '.join(PLACES)} (default: simulation).")] = "simulation",
+    ray: Annotated[
+        str | None, _option("On ray, which cluster: local, auto, HOST:PORT or ray://HOST:10001 (default: local).")
+    ] = None,
+    hosts: Annotated[int | None, _option("On ray, actors that share the peers (default: one a processor).")] = None,
+    gpus_per_host: Annotated[float | None, _option("On ray, GPUs of each actor (default: 0).")] = None,
 ) -> None:
-    """Simulate a protocol and store the run: settings, metrics, models, report.html.
+    """Run a protocol, simulated unless `--on` says otherwise, and store: settings, metrics, models, report.html.
 
     Names take arguments after a colon: --partition dirichlet:0.3, --topology watts-strogatz:k=4,p=0.1.
     """
     chosen = {
-        key: value for key, value in locals().items() if value is not None and key not in ("out", "name", "sweep")
+        key: value
+        for key, value in locals().items()
+        if value is not None and key not in ("out", "name", "sweep", "on", "ray", "hosts", "gpus_per_host")
     }
     from shoal.cli.running import run_and_report
     from shoal.cli.sweeping import check, variants
@@ -101,10 +113,11 @@ def run(
         read = Settings.read(protocol)
         named, folder = read.pop("name", None), read.pop("out", None)
         name, out, chosen = name or named, out or folder, {**read, **chosen}
+    there = {"address": ray, "hosts": hosts, "gpus_per_host": gpus_per_host}
     arms = variants(name, chosen, sweep or ())
     if len(arms) > 1:
         check(arms)
-    run_and_report(arms, out or "runs", together=len(arms) > 1)
+    run_and_report(arms, out or "runs", together=len(arms) > 1, on=on, **there)
 
 
 @app.command()

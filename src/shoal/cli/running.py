@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,14 @@ if TYPE_CHECKING:
     from shoal.simulation.simulate import Progress
 
 
-def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Path, *, together: bool = False) -> None:
+def run_and_report(
+    arms: list[tuple[str | None, dict[str, Any]]],
+    out: str | Path,
+    *,
+    together: bool = False,
+    on: str = "simulation",
+    **there: Any,
+) -> None:
     """Run each arm with live progress, print a table, and write the reports.
 
     When a run fails or is interrupted, what it and those before it left is reported all the same.
@@ -22,14 +31,22 @@ def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Pat
         arms: (name, settings) of each run.
         out: folder of run folders.
         together: also write one report of all runs, `out/report.html`.
+        on: where they run, see `places`.
+        there: further arguments of the place.
     """
+    from shoal.cli.places import left_out, runner, speaks
     from shoal.cli.progress import display
-    from shoal.simulation import simulate
 
+    run_one = runner(on, **there)
+    if not speaks(on):
+        _run_quietly(run_one, arms, out)
+        return
     begun: list[Run] = []
     try:
         with display() as shown:
             for name, settings in arms:
+                if ignored := left_out(on, settings):
+                    print(f"left out, for simulations only: {', '.join(ignored)}", file=sys.stderr)
                 shown.begin(name or str(settings.get("protocol", "gossip")).split(":")[0])
 
                 def progress(state: Progress) -> None:
@@ -37,13 +54,29 @@ def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Pat
                         begun.append(state.run)
                     shown.show(state)
 
-                run = simulate(name=name, out=out, progress=progress, **settings)
+                run = run_one(name=name, out=out, progress=progress, **settings)
                 shown.end(run.info)
     except BaseException:
         if begun:
             _report(begun, out, together)
         raise
     _report(begun, out, together)
+
+
+def _run_quietly(run_one: Callable[..., Run], arms: list[tuple[str | None, dict[str, Any]]], out: str | Path) -> None:
+    """Run each arm, and leave it to the process that speaks to say what came of it, unless that one is gone."""
+    from shoal.cli import explain
+    from shoal.engine import PeerLost
+
+    try:
+        for name, settings in arms:
+            run_one(name=name, out=out, **settings)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if explain(error) is None or (isinstance(error, PeerLost) and error.peer == 0):
+            raise
+        raise SystemExit(2) from None
 
 
 def _report(runs: list[Run], out: str | Path, together: bool) -> None:

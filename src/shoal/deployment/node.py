@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from shoal.simulation.run import FORMAT, Run, summarise
 from shoal.simulation.settings import Settings
 from shoal.tensors.random import key, permutation
 
-SIMULATED = ("network", "devices", "faults", "attack", "until", "trace", "workers", "eval_peers", "batched")
+SIMULATED = ("network", "devices", "faults", "attack", "until", "trace", "workers", "compute", "eval_peers", "batched")
 
 
 class LivingWorld(Protocol):
@@ -40,19 +41,34 @@ class LivingWorld(Protocol):
         """Call a function where the peer's work is computed."""
 
 
-def real_parts(settings: Settings, name: str | None = None) -> tuple[Parts, list[str]]:
+def real_parts(
+    settings: Settings, name: str | None = None, objects: Mapping[str, Any] | None = None
+) -> tuple[Parts, list[str]]:
     """The parts of an experiment for real peers, and the settings that mean something in a simulation only.
 
     What is simulated (links, devices, faults, attackers) is left out; everything that both kinds of world have, from
     shards to initial models, is the same as in a simulation of the same settings. Peers are computed one by one.
 
+    Args:
+        settings: what was chosen.
+        name: what the run is called; None: after the protocol.
+        objects: what was given as an object instead of a name, by argument of `simulate`.
+
     Raises:
         ValueError: a setting is impossible.
     """
+    given = dict(objects or {})
+    left_out = simulated_only(settings, given)
     usual = Settings.of()
-    left_out = [n for n in SIMULATED if n != "batched" and getattr(settings, n) != getattr(usual, n)]
     plain = settings.model_copy(update={n: getattr(usual, n) for n in SIMULATED} | {"batched": False, "workers": 1})
-    return Parts(plain, {}, name), left_out
+    return Parts(plain, {n: value for n, value in given.items() if n not in SIMULATED}, name), left_out
+
+
+def simulated_only(settings: Settings, objects: Container[str] = ()) -> list[str]:
+    """The settings that were chosen, or given as objects, and mean something in a simulation only."""
+    usual = Settings.of()
+    chosen = [n for n in SIMULATED if n in objects or getattr(settings, n) != getattr(usual, n)]
+    return [n for n in chosen if n != "batched"]
 
 
 class Node:
@@ -123,6 +139,7 @@ class Node:
         if me.lives == 1:
             self._measure(0, me.state["model"])
         await self.parts.protocol(me)
+        await asyncio.gather(*self._evaluations)
 
     async def finish(self, status: str, error: BaseException | None = None) -> Run:
         """Evaluate the final model on all test samples, and store the run.
@@ -182,8 +199,8 @@ class Node:
     # -- on disk ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the run folder as it is now, if there is one."""
-        if self.result.folder is None:
+        """Write the run folder as it is now, if there is one; the run knows about itself at the end in any case."""
+        if self.result.folder is None and self.status in ("waiting", "running"):
             return
         s, parts, ledger = self.parts.settings, self.parts, self.world.ledger.as_dict()
         self.result.events = list(getattr(self.world, "events", ()))

@@ -53,19 +53,27 @@ class Job:
         self.done = False
 
 
+Work = list[tuple[Kernel, list[Job]]]
+Dispatch = Callable[[Work], None]
+"""Runs all chunks of a batch, somewhere, and sets the result of each job, as `Kernel.run` would. Single-threaded torch,
+as for threads; chunks may be cut further, since grouping never shows."""
+
+
 class Pool:
     """Collects jobs and runs them.
 
     Args:
         workers: threads that run chunks; each runs torch single-threaded.
         device: where the tensors live, e.g. "cpu" or "cuda:0". On a GPU one worker serves it.
+        dispatch: runs chunks instead of the threads.
     """
 
-    def __init__(self, workers: int = 1, device: str | torch.device = "cpu") -> None:
+    def __init__(self, workers: int = 1, device: str | torch.device = "cpu", dispatch: Dispatch | None = None) -> None:
         if workers < 1:
             raise ValueError(f"workers: got {workers}; at least 1 is allowed")
         self.device = torch.device(device)
         self.workers = workers if self.device.type == "cpu" else 1
+        self._dispatch = dispatch
         self.computed = 0
         self._outstanding: dict[Kernel, list[Job]] = {}
         self._executor: ThreadPoolExecutor | None = None
@@ -89,11 +97,17 @@ class Pool:
     def flush(self) -> None:
         """Run everything outstanding."""
         groups, self._outstanding = self._outstanding, {}
-        work = []
+        work: Work = []
         for kernel, jobs in groups.items():
             self.used.setdefault(kernel.name, kernel)
             self.computed += len(jobs)
             work += [(kernel, chunk) for chunk in kernel.chunks(jobs)]
+        if self._dispatch is not None:
+            self._dispatch(work)
+            for _, chunk in work:
+                for job in chunk:
+                    job.done = True
+            return
         if self.workers == 1 or len(work) == 1:
             for kernel, chunk in work:
                 _run(kernel, chunk)

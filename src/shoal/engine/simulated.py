@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shoal.engine.adversary import Adversary
-from shoal.engine.compute import Job, MapKernel, Pool
+from shoal.engine.compute import Dispatch, Job, MapKernel, Pool
 from shoal.engine.devices import Device
 from shoal.engine.errors import Livelock, PeerFailed
 from shoal.engine.faults import Fault, check_script
@@ -51,6 +51,7 @@ class SimulatedWorld(World):
         server: id of the peer with the server role, if any.
         workers: threads that compute; does not change results.
         device: torch device of the peers' tensors.
+        dispatch: computes instead of the threads; see `Pool`.
         trace: keep every message event in `trace`.
         patience: timers that may fire without any progress before what peers tell each other is looked at. When that
             many more have fired, and again as many in which no message said anything new, the run is called a livelock.
@@ -79,6 +80,7 @@ class SimulatedWorld(World):
         server: int | None = None,
         workers: int = 1,
         device: str | torch.device = "cpu",
+        dispatch: Dispatch | None = None,
         trace: bool = False,
         patience: int | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class SimulatedWorld(World):
         self.events: list[dict[str, Any]] = []
         self.trace: list[dict[str, Any]] | None = [] if trace else None
         self.on_commit: Callable[[Any], None] | None = None
-        self.pool = Pool(workers, device)
+        self.pool = Pool(workers, device, dispatch)
         self.devices = list(devices) if devices is not None else [Device() for _ in range(peers)]
         self._neighbours = neighbours or _everybody(peers)
         self._in_neighbours = in_neighbours or self._neighbours

@@ -56,6 +56,10 @@ class Traced:
         self._in_place = in_place
         self._replays: dict[Hashable, Callable[..., Any]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to record it anew."""
+        return {**vars(self), "_replays": {}}
+
     def __call__(self, *stacked: Any) -> Any:
         """Apply to tensors [n, ...], n >= 2."""
         leaves = _leaves(stacked)

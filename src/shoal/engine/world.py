@@ -22,14 +22,16 @@ class Offers:
     """What a world has, to be compared with what a protocol needs (`shoal.protocols.needs`).
 
     Attributes:
-        asynchrony: peers go on at their own pace, and any two can exchange requests.
+        asynchrony: peers go on at their own pace.
         reliable_links: no message is lost on its way between two peers that are there.
         server: one peer has the server role.
+        requests: peers can send messages beside exchanges, ask and answer.
     """
 
     asynchrony: bool = True
     reliable_links: bool = True
     server: bool = True
+    requests: bool = True
 
 
 class World(ABC):
@@ -83,6 +85,13 @@ class World(ABC):
             NotImplementedError: the world is not in step, and exchanges message by message.
         """
         raise NotImplementedError
+
+    async def average(self, peer: int, vector: Tensor, round: int, channel: str) -> Tensor | None:
+        """Where a world adds up what all peers send while it is on its way: the mean, the same bits at each of them.
+
+        None: the peers send to one another what they average, as by default.
+        """
+        return None
 
     @abstractmethod
     def is_lost(self, peer: int, other: int) -> bool:

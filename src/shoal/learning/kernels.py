@@ -285,6 +285,13 @@ class OneByOne:
         # A copy that nothing else uses: the batched kernels may be recording on the problem's own in another thread.
         self._template = copy.deepcopy(self.problem.module)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs; its threads make modules of their own."""
+        return {name: value for name, value in vars(self).items() if name != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _local=threading.local())
+
     def chunks(self, jobs: list[Job]) -> list[list[Job]]:
         """One job a chunk."""
         return [[job] for job in jobs]

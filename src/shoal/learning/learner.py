@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from shoal.aggregation import mean
 from shoal.engine.compute import Job
 from shoal.engine.devices import Device
 from shoal.engine.errors import NonFinite
@@ -365,6 +366,25 @@ class Learner(Peer):
             self._world.log("malformed payload dropped", self.id, sender=peer, why=why)
 
     # -- averaging -------------------------------------------------------------------------------------------
+
+    async def average(self, vector: Tensor, round: int, *, channel: str = "exchange") -> Tensor:
+        """The mean of all peers' vectors [d], of those who are there: the same bits at each of them.
+
+        As `pack`, `exchange` with everybody, and the sum in the order of ids; in a world that adds up what travels
+        unencoded (an all-reduce), in its order. For peers of whom each hears all the others.
+
+        Args:
+            vector: as the model's layout has it.
+            round, channel: as of `exchange`.
+        """
+        if (
+            self.packer.codec is None
+            and (found := await self._world.average(self.id, vector, round, channel)) is not None
+        ):
+            return found
+        packed = await self.pack(vector)
+        vectors = self.unpack_all({**await self.exchange(packed, round, channel=channel), self.id: packed})
+        return mean([vectors[i] for i in sorted(vectors)])
 
     def mix(
         self, replies: Mapping[int, Tensor], weights: Weights | None = None, *, own: Tensor | None = None

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from shoal.engine.compute import Job
-from shoal.engine.errors import PeerFailed
 from shoal.engine.ledger import Ledger
 from shoal.engine.message import Kind, Message, Parcel
-from shoal.engine.peer import Peer, current
+from shoal.engine.peer import Peer
 from shoal.engine.state import State
 from shoal.engine.world import Offers, World
 from shoal.net.frames import Frame, MalformedFrame, Reader, channel_number, read_frame
 from shoal.net.members import Members
+from shoal.net.solo import SoloWorld
 from shoal.net.store import Store
 from shoal.net.transport import Ears, Transport
 
@@ -34,7 +29,7 @@ EVENTS = 1000  # of the log, kept in memory
 LIVES_SHIFT = 40  # numbers of messages of one life of a peer
 
 
-class RealWorld(World):
+class RealWorld(SoloWorld):
     """The world as one peer sees it that shares it with others on other machines.
 
     Args:
@@ -58,9 +53,6 @@ class RealWorld(World):
         on_log: called with each entry of the log.
         on_control: called as `on_control(sender, content)` with what other worlds tell beside what peers say.
     """
-
-    wall_clock = True
-    forgiving = True
 
     def __init__(
         self,
@@ -154,22 +146,6 @@ class RealWorld(World):
         main = self._launch(peer, protocol(peer))
         await self._until_failure(asyncio.shield(main))
 
-    async def _until_failure(self, work: Any) -> None:
-        """Await something, unless a task of the peer fails before."""
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, self._failed}, return_when=asyncio.FIRST_COMPLETED)
-            if self._failed.done():
-                self._failed.result()
-            try:
-                await task
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                raise PeerFailed(self.id, self.now(), error) from error
-        finally:
-            task.cancel()
-
     async def _end(self) -> None:
         for task in list(self._tasks):
             task.cancel()
@@ -252,45 +228,6 @@ class RealWorld(World):
                 await asyncio.to_thread(lambda store: store.save(snapshot.encode()), self._store)
         if self.on_commit is not None:
             self.on_commit(peer)
-
-    async def perform(self, peer: Peer, job: Job, seconds: float) -> Any:
-        """Compute a job in the thread that computes; how long that takes is what it takes."""
-        return await self.off_loop(_compute, job)
-
-    async def off_loop(self, fn: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the thread that computes, after what was asked for before."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, fn, *arguments)
-
-    async def compute(
-        self,
-        peer: Peer,
-        fn: Callable[..., Any],
-        tensors: tuple[Tensor, ...],
-        seconds: float,
-        static: dict[str, Any],
-    ) -> Any:
-        """See `Peer.compute`."""
-        return await self.off_loop(_apply, fn, tensors, static)
-
-    def spawn(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a coroutine as a task of the peer."""
-        task = self._launch(peer, coroutine)
-        task.add_done_callback(self._must_succeed)
-        return task
-
-    def _launch(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        context = contextvars.copy_context()
-        context.run(current.set, peer)
-        task = asyncio.get_running_loop().create_task(coroutine, context=context)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _must_succeed(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
-            failure = PeerFailed(self.id, self.now(), error)
-            failure.__cause__ = error
-            self._failed.set_exception(failure)
 
     def record(self, peer: Peer, name: str, value: float) -> None:
         """Add a row to `metrics`."""
@@ -378,15 +315,3 @@ class RealWorld(World):
             return
         self.received[channel] = self.received.get(channel, 0) + size
         peer._deliver(message)
-
-
-def _compute(job: Job) -> Any:
-    with torch.no_grad():
-        for chunk in job.kernel.chunks([job]):
-            job.kernel.run(chunk)
-    return job.result
-
-
-def _apply(fn: Callable[..., Any], tensors: tuple[Tensor, ...], static: dict[str, Any]) -> Any:
-    with torch.no_grad():
-        return fn(*tensors, **static)

@@ -77,7 +77,7 @@ class SignMajority:
 
     lr: float
     steps: int
-    needs: ClassVar[Needs] = Needs(server=True)
+    needs: ClassVar[Needs] = Needs(server=True, requests=True)
 
     async def __call__(self, me: Learner) -> None:
         """The server's part."""

@@ -15,7 +15,8 @@ class Needs:
     Attributes:
         server: one peer with the server role, beside those that hold data.
         pooled_data: all data in one place (an oracle, for comparison).
-        asynchrony: peers that go on at their own pace, and requests between any two of them.
+        asynchrony: peers that go on at their own pace.
+        requests: messages beside exchanges: peers that send to one another, ask and answer.
         reliable_links: links that lose no message.
         neighbours: a topology in which every peer has a neighbour.
         messages: peers that talk at all; False: no topology is drawn for them.
@@ -30,6 +31,7 @@ class Needs:
     server: bool = False
     pooled_data: bool = False
     asynchrony: bool = False
+    requests: bool = False
     reliable_links: bool = False
     neighbours: bool = False
     messages: bool = True
@@ -56,6 +58,8 @@ def check_needs(name: str, needs: Needs, offers: Offers) -> None:
         raise Refused(f"network: {name} needs links that lose no message, and this world's lose some")
     if needs.server and not offers.server:
         raise Refused(f"{name} needs a peer with the server role, and this world has none")
+    if needs.requests and not offers.requests:
+        raise Refused(f"{name} needs peers that ask one another, and in this world all exchange at once, and no more")
 
 
 def check_steps(steps: int | None, timeout: float | None = None) -> None:

@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shoal.aggregation import mean
 from shoal.learning import Learner, Shard
 from shoal.optim.schedules import Schedule
 from shoal.protocols.needs import Needs
@@ -48,11 +47,8 @@ class SynchronousSGD:
             if epoch != drawn:
                 drawn, part = epoch, self.part(me, epoch)
             g = await me.gradient(data=_rows(me, part[step * self.batch : (step + 1) * self.batch]), size=None)
-            packed = await me.pack(g)
-            gradients = me.unpack_all({**await me.exchange(packed, t), me.id: packed})
-            # In order of ids, so that all workers add in one order and stay equal bit for bit.
             lr = None if self.schedule is None else self.schedule(t)
-            me.step(mean([gradients[i] for i in sorted(gradients)]), lr=lr)
+            me.step(await me.average(g, t), lr=lr)
 
     def steps_in_epoch(self, me: Learner) -> int:
         """How often the workers together can take their batches from one shuffle of the set."""

@@ -45,6 +45,18 @@ def build(kind: str, text: str, *given: Any, **more: Any) -> Any:
         raise ValueError(f"{kind}: {text}: {error}") from error
 
 
+def separate(given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What was given by name, and what as an object; None is neither.
+
+    Raises:
+        ValueError: an object that cannot stand for its argument.
+    """
+    objects = {name: value for name, value in given.items() if not isinstance(value, str | None)}
+    for argument, value in objects.items():
+        check_object(argument, value)
+    return {name: value for name, value in given.items() if isinstance(value, str)}, objects
+
+
 def check_arguments(what: str, function: Callable[..., Any], arguments: Mapping[str, Any], taken: int = 0) -> None:
     """Refuse arguments that a function does not take, or whose type is not the declared one.
 

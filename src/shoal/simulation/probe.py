@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shoal.engine import SimulatedWorld
-from shoal.engine.compute import Job, Pool
+from shoal.engine.compute import Dispatch, Job, Pool
 from shoal.engine.errors import NonFinite
 from shoal.engine.simulated import Metric
 from shoal.learning import Learner, Trainer
@@ -33,6 +33,7 @@ class Probe:
         averaged: peers whose mean model and consensus distance are evaluated, as many of them as are there.
         samples: test samples used.
         workers: threads.
+        dispatch: computes instead of them; see `Pool`.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class Probe:
         averaged: Iterable[int],
         samples: int,
         workers: int,
+        dispatch: Dispatch | None = None,
     ) -> None:
         self._world = world
         self._trainer = trainer
         self._every, self._last = every, last
         self._watched = frozenset(watched)
         self._averaged = frozenset(averaged)
-        self._pool = Pool(workers, trainer.device)
+        self._pool = Pool(workers, trainer.device, dispatch)
         test = trainer.task.dataset.test
         chosen = permutation(key(world.seed, "test samples"), len(test))[:samples] if samples < len(test) else None
         self._test = test if chosen is None else test[chosen]

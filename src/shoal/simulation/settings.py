@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shoal import names
+from shoal.simulation.computing import check_compute
 
 _WHOLE = ("peers", "batch", "rounds", "seed", "evaluate", "eval_samples", "eval_peers", "workers")
 
@@ -44,6 +45,8 @@ class Settings(BaseModel):
         eval_samples: test samples used during the run; the final evaluation uses them all.
         eval_peers: peers evaluated; more are represented by a sample of this size, and by the mean model.
         workers: threads that compute; 0 for all cores. Does not change results.
+        compute: where peers are computed: `threads`, or `ray:4` for so many workers on a Ray cluster, which pays for
+            large models. Does not change results, on machines of one kind.
         device: torch device.
         batched: False computes peers one by one.
         trace: keep every message event, in trace.jsonl.
@@ -76,6 +79,7 @@ class Settings(BaseModel):
     eval_samples: int = Field(2000, ge=1)
     eval_peers: int = Field(64, ge=1)
     workers: int = Field(0, ge=0)
+    compute: str = "threads"
     device: str = "cpu"
     batched: bool = True
     trace: bool = False
@@ -129,6 +133,7 @@ class Settings(BaseModel):
             value = getattr(settings, kind)
             if value is not None:
                 names.parse(kind, value)
+        check_compute(settings.compute)
         return settings
 
     @staticmethod

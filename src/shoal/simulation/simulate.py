@@ -14,14 +14,16 @@ from torch import Tensor
 from shoal import __version__
 from shoal.compression import Codec
 from shoal.engine import Fault, ShoalError, SimulatedWorld, World
+from shoal.engine.compute import Dispatch
 from shoal.engine.devices import Device
 from shoal.engine.links import Link
 from shoal.engine.state import State
 from shoal.learning import Learner, Task
 from shoal.learning.data import Data
 from shoal.protocols import check_needs
+from shoal.simulation.computing import computing
 from shoal.simulation.describe import describe_object, describe_shards, describe_topology
-from shoal.simulation.given import check_object
+from shoal.simulation.given import separate
 from shoal.simulation.interrupt import between_events
 from shoal.simulation.parts import Parts
 from shoal.simulation.probe import Probe
@@ -112,18 +114,23 @@ def simulate(
         "network": network,
         "codec": codec,
     }
-    objects = {key: value for key, value in given.items() if not isinstance(value, str | None)}
-    strings = {key: value for key, value in given.items() if isinstance(value, str)}
-    for argument, value in objects.items():
-        check_object(argument, value)
+    strings, objects = separate(given)
     chosen = Settings.of(**strings, **settings)
-    return _Experiment(Parts(chosen, objects, name), out, progress).run()
+    parts = Parts(chosen, objects, name)
+    with computing(chosen.compute, parts.device) as dispatch:
+        return _Experiment(parts, out, progress, dispatch).run()
 
 
 class _Experiment:
     """One run of a world, measured and stored."""
 
-    def __init__(self, parts: Parts, out: str | Path | None, progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        out: str | Path | None,
+        progress: Callable[[Progress], None] | None,
+        dispatch: Dispatch | None,
+    ) -> None:
         self.parts, self.settings, self.progress = parts, parts.settings, progress
         s = parts.settings
         self.world = SimulatedWorld(
@@ -139,6 +146,7 @@ class _Experiment:
             server=parts.server,
             workers=parts.workers,
             device=parts.device,
+            dispatch=dispatch,
             trace=s.trace,
         )
         check_needs(parts.name, parts.needs, self.world.offers)
@@ -156,6 +164,7 @@ class _Experiment:
             averaged=self.honest if len(self.counters) > 1 and not parts.needs.sampled else (),
             samples=s.eval_samples,
             workers=parts.workers,
+            dispatch=dispatch,
         )
         self.world.on_commit = self._committed
         self._fixed = {

@@ -45,7 +45,7 @@ class DistributedLion(Replicated):
     weight_decay: float = 0.0
     average: bool = False
     zero: int = 0
-    needs: ClassVar[Needs] = Needs(server=True, optimizer=False)
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, optimizer=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,7 @@ class Extragradient:
     """
 
     gamma: float = 0.1
-    needs: ClassVar[Needs] = Needs(server=True, reliable_links=True, optimizer=False, packs="gradient")
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, reliable_links=True, optimizer=False, packs="gradient")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gamma < math.inf:

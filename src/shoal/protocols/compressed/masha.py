@@ -69,7 +69,7 @@ class MASHA1:
 
     gamma: float = 0.1
     tau: float = 0.9
-    needs: ClassVar[Needs] = Needs(server=True, reliable_links=True, optimizer=False, packs="gradient")
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, reliable_links=True, optimizer=False, packs="gradient")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gamma < math.inf:

@@ -72,7 +72,7 @@ class OneByte:
     check: int = 64
     seed: int = 0
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(neighbours=True, optimizer=False)
+    needs: ClassVar[Needs] = Needs(requests=True, neighbours=True, optimizer=False)
 
     def __post_init__(self) -> None:
         for name, value in (("samples", self.samples), ("check", self.check)):

@@ -53,7 +53,7 @@ class OneBitAdam(Replicated):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: int = 100
-    needs: ClassVar[Needs] = Needs(server=True, optimizer=False)
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, optimizer=False)
     shares: ClassVar[tuple[str, ...]] = ("m", "v")
 
     def __post_init__(self) -> None:

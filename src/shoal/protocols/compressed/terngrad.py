@@ -59,7 +59,7 @@ class TernGrad(Replicated):
     """
 
     clip: float | None = 2.5
-    needs: ClassVar[Needs] = Needs(server=True)
+    needs: ClassVar[Needs] = Needs(server=True, requests=True)
     shares: ClassVar[tuple[str, ...]] = ("steps", "optimizer")
     asks: ClassVar[str] = "scales"
 

@@ -50,7 +50,7 @@ class FedAvg:
     batch: int | None = -1
     server: Rule | None = None
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(server=True, packs="update")
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, packs="update")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)

@@ -111,7 +111,7 @@ class FedVote:
     beta: float | None = None
     cut: bool = False
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(server=True)
+    needs: ClassVar[Needs] = Needs(server=True, requests=True)
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)

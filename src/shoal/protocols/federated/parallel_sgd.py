@@ -30,7 +30,7 @@ class ParallelSGD:
     """
 
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(server=True, packs="gradient")
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, packs="gradient")
 
     async def __call__(self, me: Learner) -> None:
         """What the server does; the others only answer."""

@@ -32,7 +32,7 @@ class Pairwise:
 
     steps: int = 5
     timeout: float = 30.0
-    needs: ClassVar[Needs] = Needs(asynchrony=True, neighbours=True, packs="model")
+    needs: ClassVar[Needs] = Needs(asynchrony=True, requests=True, neighbours=True, packs="model")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)

@@ -142,7 +142,7 @@ class AsyncLocalSGD:
     grace: float = 0.0
     timeout: float | None = None
     retry: float = 60.0
-    needs: ClassVar[Needs] = Needs(asynchrony=True, server=True, packs="update")
+    needs: ClassVar[Needs] = Needs(asynchrony=True, requests=True, server=True, packs="update")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)

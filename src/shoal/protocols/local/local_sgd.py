@@ -44,7 +44,7 @@ class LocalSGD:
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
     timeout: float | None = None
-    needs: ClassVar[Needs] = Needs(server=True, packs="update")
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, packs="update")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)

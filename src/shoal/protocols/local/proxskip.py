@@ -96,7 +96,7 @@ class ProxSkipVIP:
     q: float = 0.1
     coin: int = 0
     project: Callable[[Tensor], Tensor] | None = None
-    needs: ClassVar[Needs] = Needs(server=True, reliable_links=True, optimizer=False)
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, reliable_links=True, optimizer=False)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gamma < math.inf:

@@ -106,7 +106,7 @@ class SAVIC:
     beta: float = 0.999
     alpha: float = 1e-3
     where: str = "global"
-    needs: ClassVar[Needs] = Needs(server=True, optimizer=False, packs="update")
+    needs: ClassVar[Needs] = Needs(server=True, requests=True, optimizer=False, packs="update")
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
