@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,6 +27,7 @@ LIMIT = 1 << 26  # bytes of an event
 EVENTS = 6  # shown
 PLAIN_WIDTH = 140  # characters, where there is no terminal
 LATE = 10.0  # seconds without a word after which a peer that is connected is late
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}/?")  # of a page, in short
 BLOCKS = "▁▂▃▄▅▆▇█"
 STYLES = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "bold red", "gone": "bold red"}
 OVER = ("finished", "interrupted", "failed")
@@ -114,6 +116,9 @@ def follow(view: View, place: Place) -> None:
         except (OSError, HTTPException) as error:
             if first:
                 raise ValueError(f"{view.url}: nothing answers there ({error or type(error).__name__})") from None
+        except ValueError:  # for a moment, something else is there
+            if first:
+                raise
         view.live = False
         if view.ended:
             return
@@ -137,6 +142,8 @@ def find(where: str | None) -> Place:
     """The page that is meant; see `watch_run`."""
     if where is not None and where.startswith(("http://", "https://")):
         return Place(where if urlsplit(where).path else f"{where}/")
+    if where is not None and ADDRESS.fullmatch(where):
+        return Place(f"http://{where.rstrip('/')}/")
     folder = Path("runs" if where is None else where)
     if (folder / URL).exists():
         return Place(read_url(folder), folder)

@@ -24,14 +24,15 @@ ENDED = ("finished", "interrupted", "failed")
 
 
 class Course:
-    """How a number went from round to round. When there are too many points, every second one goes.
+    """How a number went from round to round; where there are too many points, ever fewer rounds have one.
 
     Attributes:
-        points: (round, value), by increasing round.
+        points: (round, value), by increasing round; the last one is there always.
     """
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
+        self._gap = 1  # rounds between two points, at least
 
     def add(self, round: int, value: float) -> bool:
         """Add a point; one of the same round, and later ones, are replaced. Returns whether anything changed."""
@@ -41,9 +42,19 @@ class Course:
         while points and points[-1][0] >= round:
             points.pop()
         points.append((round, value))
-        if len(points) > POINTS:
-            self.points = [*points[:-1:2], points[-1]]
+        self._thin()
+        while len(self.points) > POINTS:
+            self._gap *= 2
+            self._thin()
         return True
+
+    def _thin(self) -> None:
+        *points, last = self.points
+        kept: list[tuple[int, float]] = []
+        for point in points:
+            if not kept or point[0] - kept[-1][0] >= self._gap:
+                kept.append(point)
+        self.points = [*kept, last]
 
 
 class Sight:
@@ -58,7 +69,7 @@ class Sight:
         changed, scored: the board's versions at which anything, and a course, last changed.
     """
 
-    def __init__(self, id: int) -> None:
+    def __init__(self, id: int, version: int) -> None:
         self.id = id
         self.status: Status | None = None
         self.heard: float | None = None
@@ -66,7 +77,7 @@ class Sight:
         self.ended = False
         self.courses: dict[str, Course] = {}
         self.malformed = 0
-        self.changed = self.scored = 0
+        self.changed = self.scored = version
         self._sent: deque[tuple[float, int]] = deque(maxlen=RATES)
 
     @property
@@ -125,7 +136,7 @@ class Board:
         self.malformed = 0
         self.kinds: Counter[str] = Counter()
         self._clock, self._start, self._began = clock, clock(), time.time()
-        self._sights: dict[int, Sight] = {me: Sight(me)}
+        self._sights: dict[int, Sight] = {me: Sight(me, self.version)}
         self._events: list[dict[str, Any]] = []
         self._eventful = 0  # the version at which an event was last added
         self._traffic: deque[float] = deque(maxlen=TRAFFIC)
@@ -233,7 +244,7 @@ class Board:
     def _sight(self, peer: int) -> Sight:
         sight = self._sights.get(peer)
         if sight is None:
-            sight = self._sights[peer] = Sight(peer)
+            sight = self._sights[peer] = Sight(peer, self.version + 1)
         return sight
 
     def _touch(self, sight: Sight) -> None:
