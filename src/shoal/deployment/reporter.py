@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from shoal import __version__
 from shoal.deployment.board import Board
-from shoal.deployment.status import SCORES, WAITS, clean
+from shoal.deployment.status import NAME, SCORES, WAITS, clean
 
 if TYPE_CHECKING:
     from shoal.deployment.node import Node
@@ -49,15 +50,18 @@ class Reporter:
         await asyncio.wait({self._task})
         self._task = None
         self._world.on_control, self._world.on_log = self._before
-        self.tell()
+        self._try_to_tell()
 
     async def _report(self) -> None:
         while True:
-            try:
-                self.tell()
-            except Exception as error:  # whoever only watches stops nothing
-                self._board.log({"event": "report failed", "peer": self._node.id, "why": repr(error)})
+            self._try_to_tell()
             await asyncio.sleep(self._every)
+
+    def _try_to_tell(self) -> None:
+        try:
+            self.tell()
+        except Exception as error:  # whoever only watches stops nothing
+            self._board.log({"event": "report failed", "peer": self._node.id, "why": repr(error)})
 
     def tell(self) -> None:
         """Report now."""
@@ -70,7 +74,11 @@ class Reporter:
     def _fields(self) -> dict[str, Any]:
         node, world, peer = self._node, self._world, self._node.peer
         done = node.status == "running" and world.members.done
-        scores = {name: float(value) for name, value in node.latest.items() if math.isfinite(value)}
+        scores = {
+            name: float(value)
+            for name, value in node.latest.items()
+            if math.isfinite(value) and re.fullmatch(NAME, name) is not None
+        }
         return {
             "state": "finished" if done else node.status,
             "round": 0 if peer is None else int(peer.state.get("round", 0)),
