@@ -313,8 +313,10 @@ class View:
 
     def _cells(self, row: Row, names: list[str], wide: bool, now: float) -> list[Text]:
         assert self._head is not None
-        state = f"gone for {_age(now, row.gone)}" if row.state == "gone" else clean(row.state)
-        state += f", life {row.lives}" if row.lives > 1 and row.state != "gone" else ""
+        if row.state == "gone" and row.gone is not None:
+            state = f"gone for {human_time(max(1, round(now - row.gone)))}"
+        else:
+            state = clean(row.state) + (f", life {row.lives}" if row.lives > 1 else "")
         late = row.gone is None and row.heard is not None and now - row.heard > LATE
         cells = [
             Text(f"{row.peer}{' me' if row.peer == self._head.me else ''}"),

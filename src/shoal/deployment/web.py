@@ -52,9 +52,19 @@ class Server:
         url: where the page is.
     """
 
-    def __init__(self, url: str, runner: web.AppRunner) -> None:
+    def __init__(self, url: str, runner: web.AppRunner, site: _Site) -> None:
         self.url = url
-        self._runner = runner
+        self._runner, self._site = runner, site
+
+    @property
+    def watchers(self) -> int:
+        """How many follow the board."""
+        return len(self._site.watchers)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here for watchers to take them."""
+        return sum(0 if wire is None else wire.get_write_buffer_size() for wire in self._site.watchers.values())
 
     async def close(self) -> None:
         """End it, and the streams of those who watch."""
@@ -110,7 +120,7 @@ async def serve(
         raise ValueError(f"host, port: nobody can listen on {host}:{port}: {error.strerror or error}") from None
     taken = runner.addresses[0]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    return Server(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken[1]}/", runner)
+    return Server(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken[1]}/", runner, site)
 
 
 class _Site:
@@ -119,7 +129,7 @@ class _Site:
     def __init__(self, board: Board, pause: float, beat: float, stuck: float) -> None:
         self.board, self.pause, self.beat, self.stuck = board, pause, beat, stuck
         self.page, self.policy = _page()
-        self.watchers: set[asyncio.Task[Any]] = set()
+        self.watchers: dict[asyncio.Task[Any], asyncio.WriteTransport | None] = {}
 
     def paths(self) -> dict[str, Handler]:
         return {
@@ -166,7 +176,7 @@ class _Site:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         task = asyncio.current_task()
         assert task is not None
-        self.watchers.add(task)
+        self.watchers[task] = request.transport
         try:
             await response.prepare(request)
             await response.write(f"retry: {AGAIN}\n\n".encode())
@@ -175,7 +185,7 @@ class _Site:
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            self.watchers.discard(task)
+            self.watchers.pop(task, None)
         return response
 
     async def _stream(self, response: web.StreamResponse) -> None:
