@@ -72,6 +72,18 @@ def test_who_is_known_to_have_finished_has_finished_whatever_it_said_last() -> N
     assert row(board, 1)["state"] == "running"
 
 
+def test_who_says_goodbye_has_left_and_is_no_trouble_until_it_is_back() -> None:
+    board, _ = a_board()
+    board.here({1, 2})
+    board.left({1})
+    assert row(board, 1)["state"] == "waiting"  # it is still here
+    board.here(())
+    assert (row(board, 1)["state"], row(board, 2)["state"]) == ("left", "gone")
+    board.left(())
+    board.here({1})
+    assert row(board, 1)["state"] == "waiting"
+
+
 def test_bytes_a_second_are_those_of_the_last_statuses() -> None:
     board, clock = a_board()
     for second in range(30):
@@ -186,7 +198,7 @@ def test_everything_is_bounded_whatever_others_tell() -> None:
 
 acts = st.one_of(
     st.tuples(st.just("here"), st.sets(st.integers(0, 4))),
-    st.tuples(st.just("ended"), st.sets(st.integers(0, 4))),
+    st.tuples(st.sampled_from(["ended", "left"]), st.sets(st.integers(0, 4))),
     st.tuples(st.just("heard"), st.integers(1, 4), st.integers(0, 9), st.floats(0, 1)),
     st.tuples(st.just("mine"), st.integers(0, 9)),
     st.tuples(st.just("bad"), st.integers(1, 4)),
@@ -205,8 +217,8 @@ def test_what_is_new_added_to_what_was_known_is_all_there_is(script: list[tuple[
         match act, given_:
             case ("here", [peers]):
                 board.here(peers)
-            case ("ended", [peers]):
-                board.ended(peers)
+            case ("ended" | "left", [peers]):
+                getattr(board, act)(peers)
             case ("heard", [peer, round, value]):
                 board.heard(peer, told(peer, round=round, scored=round, scores={"accuracy": value}))
             case ("mine", [round]):

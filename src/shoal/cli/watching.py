@@ -29,7 +29,14 @@ PLAIN_WIDTH = 140  # characters, where there is no terminal
 LATE = 10.0  # seconds without a word after which a peer that is connected is late
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}/?")  # of a page, in short
 BLOCKS = "▁▂▃▄▅▆▇█"
-STYLES = {"running": "green", "finished": "blue", "interrupted": "yellow", "failed": "bold red", "gone": "bold red"}
+STYLES = {
+    "running": "green",
+    "finished": "blue",
+    "interrupted": "yellow",
+    "left": "yellow",
+    "failed": "bold red",
+    "gone": "bold red",
+}
 OVER = ("finished", "interrupted", "failed")
 
 

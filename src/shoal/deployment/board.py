@@ -64,6 +64,7 @@ class Sight:
         status: the last one that it told, or None.
         heard: when that was.
         gone: since when it has not been connected; None while it is.
+        left, ended: whether it said goodbye, and whether it is known to have finished.
         courses: of its metrics.
         malformed: statuses that were refused.
         changed, scored: the board's versions at which anything, and a course, last changed.
@@ -74,7 +75,7 @@ class Sight:
         self.status: Status | None = None
         self.heard: float | None = None
         self.gone: float | None = None
-        self.ended = False
+        self.ended = self.left = False
         self.courses: dict[str, Course] = {}
         self.malformed = 0
         self.changed = self.scored = version
@@ -86,7 +87,9 @@ class Sight:
         said = "waiting" if self.status is None else self.status.state
         if self.ended and said not in ENDED:
             return "finished"
-        return said if self.gone is None or said in ENDED else "gone"
+        if self.gone is None or said in ENDED:
+            return said
+        return "left" if self.left else "gone"
 
     def take(self, status: Status, now: float) -> bool:
         """Believe a status; returns whether a course has changed."""
@@ -198,12 +201,18 @@ class Board:
                 sight.gone = None if here else self.now()
                 self._touch(sight)
 
+    def left(self, peers: Iterable[int]) -> None:
+        """The others that said goodbye before they went."""
+        self._mark("left", set(peers))
+
     def ended(self, peers: Iterable[int]) -> None:
         """The others that have finished their protocol, as far as is known."""
-        over = set(peers)
+        self._mark("ended", set(peers))
+
+    def _mark(self, what: str, those: set[int]) -> None:
         for sight in self._sights.values():
-            if sight.ended != (sight.id in over):
-                sight.ended = sight.id in over
+            if getattr(sight, what) != (sight.id in those):
+                setattr(sight, what, sight.id in those)
                 self._touch(sight)
 
     def log(self, entry: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from shoal.deployment.board import Board
 from shoal.deployment.status import State
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STATES = (*get_args(State), "gone")
+STATES = (*get_args(State), "gone", "left")
 
 
 def exposition(board: Board) -> bytes:

@@ -67,6 +67,7 @@ class Reporter:
         """Report now."""
         members = self._world.members
         self._board.here(members.here)
+        self._board.left(members.departed)
         self._board.ended(members.ended)
         status = self._board.mine(**self._fields())
         self._world.tell_all("status", status.content())
