@@ -56,7 +56,7 @@ def test_every_board_agrees_with_the_worlds() -> None:
         assert (own["sent"], own["received"]) == (node.world.ledger.total, sum(node.world.received.values()))
         assert (own["round"], own["lives"], own["version"]) == (4, 1, __version__)
         assert own["scores"] == node.latest
-        rows = [[r, value] for _, r, _, _, name, value in node.world.metrics if name == "accuracy"]
+        rows = [(r, value) for _, r, _, _, name, value in node.world.metrics if name == "accuracy"]
         course = own["courses"]["accuracy"]
         assert course[-1] == rows[-1]
         assert all(point in rows for point in course)
@@ -139,3 +139,10 @@ def test_a_metric_with_an_impossible_name_or_value_is_not_told() -> None:
     node.latest = {"<b>": 1.0, "loss": float("nan"), "F1 (macro)": 0.5}
     Reporter(node, board).tell()
     assert board.snapshot()["rows"][0]["scores"] == {"F1 (macro)": 0.5}
+
+
+@pytest.mark.parametrize(("peers", "every"), [(3, 1.0), (50, 1.0), (400, 8.0)])
+def test_the_more_peers_the_more_rarely_each_tells(peers: int, every: float) -> None:
+    board = Board(0, peers, "run", 4)
+    Reporter(make_nodes(Wires())[0], board)
+    assert board.snapshot()["every"] == every

@@ -26,7 +26,7 @@ AGAIN = 1.0  # seconds between two attempts
 LIMIT = 1 << 26  # bytes of an event
 EVENTS = 6  # shown
 PLAIN_WIDTH = 140  # characters, where there is no terminal
-LATE = 10.0  # seconds without a word after which a peer that is connected is late
+LATE = 10  # statuses that a peer that is connected may leave out before it is late
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}/?")  # of a page, in short
 BLOCKS = "▁▂▃▄▅▆▇█"
 STYLES = {
@@ -79,6 +79,7 @@ class News(msgspec.Struct):
     connected: int
     began: float
     now: float
+    every: float
     rows: list[Row]
     events: list[Event] | None = None
 
@@ -324,7 +325,7 @@ class View:
             state = f"gone for {human_time(max(1, round(now - row.gone)))}"
         else:
             state = clean(row.state) + (f", life {row.lives}" if row.lives > 1 else "")
-        late = row.gone is None and row.heard is not None and now - row.heard > LATE
+        late = row.gone is None and row.heard is not None and now - row.heard > LATE * self._head.every
         cells = [
             Text(f"{row.peer}{' me' if row.peer == self._head.me else ''}"),
             Text(f"● {state}", STYLES.get(row.state, "dim")),

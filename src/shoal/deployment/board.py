@@ -125,6 +125,7 @@ class Board:
 
     Attributes:
         version: increases with each change.
+        every: seconds between two statuses of a peer.
         malformed: statuses that were refused, of all peers.
         kinds: how often each kind of event was logged; what comes after the first 64 kinds counts as "other".
     """
@@ -136,6 +137,7 @@ class Board:
             raise ValueError(f"me: got {me}; a number from 0 to {peers - 1} is allowed")
         self.me, self.peers, self.name, self.rounds = me, peers, clean(name), rounds
         self.version = 1
+        self.every = 1.0
         self.malformed = 0
         self.kinds: Counter[str] = Counter()
         self._clock, self._start, self._began = clock, clock(), time.time()
@@ -288,6 +290,7 @@ class Board:
             "rounds": self.rounds,
             "metric": self.metric,
             "connected": self.connected,
+            "every": self.every,
             "began": self._began,
             "now": self.now(),
             "version": self.version,
@@ -304,5 +307,5 @@ class Board:
         row |= {"state": sight.state, "heard": sight.heard, "gone": sight.gone, "rate": sight.rate}
         row["malformed"] = sight.malformed
         if sight.scored > version or not version:
-            row["courses"] = {name: [list(point) for point in course.points] for name, course in sight.courses.items()}
+            row["courses"] = {name: list(course.points) for name, course in sight.courses.items()}
         return row

@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from shoal.deployment.node import Node
 
 
+PEERS = 50  # that may tell all others once a second; the more there are, the more rarely each does
+ROUTINE = ("measured",)  # entries of the log that say what the status says
+
+
 class Reporter:
     """While it is entered (`async with`), a board shows how a node and those connected with it are.
 
     Args:
         node: whose world has `members`, `ledger`, `received`, `refused`, `tell_all` and hooks, as `RealWorld`.
         board: where it is put.
-        every: seconds between two statuses.
+        every: seconds between two statuses; None: one, or more where there are more than 50 peers.
     """
 
-    def __init__(self, node: Node, board: Board, every: float = 1.0) -> None:
-        self._node, self._board, self._every = node, board, every
+    def __init__(self, node: Node, board: Board, every: float | None = None) -> None:
+        self._node, self._board = node, board
+        board.every = max(1.0, board.peers / PEERS) if every is None else every
         self._world = node.world
         self._task: asyncio.Task[None] | None = None
 
@@ -55,7 +60,7 @@ class Reporter:
     async def _report(self) -> None:
         while True:
             self._try_to_tell()
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._board.every)
 
     def _try_to_tell(self) -> None:
         try:
@@ -107,6 +112,7 @@ class Reporter:
             before(sender, content)
 
     def _logged(self, entry: dict[str, Any]) -> None:
-        self._board.log(entry)
+        if entry.get("event") not in ROUTINE:
+            self._board.log(entry)
         if self._before[1] is not None:
             self._before[1](entry)

@@ -11,13 +11,14 @@ import asyncio
 import base64
 import hashlib
 import ipaddress
-import json
 import re
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from shoal.deployment.board import Board
 from shoal.deployment.status import clean
@@ -151,15 +152,10 @@ class _Site:
         return web.Response(text=self.page, content_type="text/html", charset="utf-8", headers=headers)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        return web.Response(text=_json(self.board.snapshot()), content_type="application/json")
+        return _answer(self.board.snapshot())
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        found = {"shoal": self.board.name, "peer": self.board.me}
-        return web.Response(text=_json(found), content_type="application/json")
+        return _answer({"shoal": self.board.name, "peer": self.board.me})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         from aiohttp import web
@@ -196,15 +192,17 @@ class _Site:
             if board.version != seen:
                 news = board.since(seen)
                 seen, said = board.version, loop.time()
-                await asyncio.wait_for(response.write(f"data: {_json(news)}\n\n".encode()), self.stuck)
+                await asyncio.wait_for(response.write(b"data: %b\n\n" % msgspec.json.encode(news)), self.stuck)
             elif loop.time() - said >= self.beat:
                 said = loop.time()
                 await asyncio.wait_for(response.write(b"event: beat\ndata: 0\n\n"), self.stuck)
             await asyncio.sleep(self.pause)
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, allow_nan=False, separators=(",", ":"))
+def _answer(content: Any) -> web.Response:
+    from aiohttp import web
+
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
 def _page() -> tuple[str, str]:
