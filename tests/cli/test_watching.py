@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from shoal.cli import watching
-from shoal.cli.watching import View, blocks, fetch, find, follow
+from shoal.cli.watching import View, blocks, fetch, find, follow, watch_run
 from shoal.deployment import Board, serve, write_url
 from tests.cli.conftest import Outcome
 
@@ -76,6 +76,7 @@ def test_once_prints_what_the_board_has(shoal: Shoal) -> None:
     with page(a_board()) as shown:
         done = shoal("watch", shown.url, "--once")
     assert done.code == 0
+    assert not [line for line in done.out.splitlines() if line != line.rstrip()]
     lines = squeezed(done.out)
     assert lines[0] == f"my run 2 of 5 peers here round 7 to 9 of 10 13 MB sent as peer 0 sees it {shown.url}"
     assert lines[1] == "peer state round accuracy loss sent received a second heard waits for"
@@ -202,6 +203,32 @@ def test_it_finds_a_node_that_starts_again_elsewhere(tmp_path: Path, monkeypatch
         until(lambda: "● finished" in drawn(view, 140, None))
     following.join(20)
     assert not following.is_alive()
+
+
+def test_at_a_terminal_the_last_picture_stays_when_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=140, height=30)
+    monkeypatch.setattr(watching, "Console", lambda: screen)
+    monkeypatch.setattr(watching, "AGAIN", 0.01)
+    with page(a_board()) as shown:
+        watched = threading.Thread(target=watch_run, args=(shown.url,), daemon=True)
+        watched.start()
+        until(lambda: "running" in screen.file.getvalue())  # type: ignore[attr-defined]
+        shown.do(lambda board: board.mine(state="finished", round=10))
+        until(lambda: "finished" in screen.file.getvalue())  # type: ignore[attr-defined]
+    watched.join(20)
+    assert not watched.is_alive()
+    last = screen.file.getvalue().rpartition("my run")[2]  # type: ignore[attr-defined]
+    assert "ended" in last.splitlines()[0]
+    assert "● finished" in last
+
+
+def test_ctrl_c_is_a_way_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*anything: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching, "Console", lambda: Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr(watching, "follow", pressed)
+    watch_run("http://127.0.0.1:1/")
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -98,8 +98,10 @@ def watch_run(where: str | None, *, once: bool = False) -> None:
     console, view = Console(), View(place.url)
     if once or not console.is_terminal:
         view.take(fetch(place.url))
-        plain = Console(width=None if console.is_terminal else PLAIN_WIDTH)
-        plain.print(view.picture(plain.width, None))
+        plain = console if console.is_terminal else Console(width=PLAIN_WIDTH)
+        with plain.capture() as captured:
+            plain.print(view.picture(plain.width, None))
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
         return
     with Live(get_renderable=lambda: view.picture(console.width, console.height), console=console) as live:
         with suppress(KeyboardInterrupt):
