@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shoal.report import figures
 from shoal.report.events import Digest, digest
 from shoal.report.figures import Graph
-from shoal.report.folder import Channel, Kernel, RunFolder, Shards, Topology
+from shoal.report.folder import Channel, Kernel, RunFolder, Shards, Topology, words
 from shoal.report.series import Metric, final_values
 from shoal.report.table import Row
 from shoal.report.units import digits, human_bytes, human_time
@@ -42,6 +42,7 @@ class Detail:
     """What the page shows of one run."""
 
     row: Row
+    time: str
     facts: list[tuple[str, str]]
     error: str | None
     partition: Picture | None
@@ -58,12 +59,13 @@ def details(run: RunFolder, row: Row, metric: Metric | None, same_shards_as: str
     facts = run.facts
     return Detail(
         row=row,
+        time=words([run]).time,
         facts=_facts(run, row),
         error=facts.error,
         partition=_partition(facts.data, same_shards_as),
         topology=_topology(run, metric),
         channels=_channels(run),
-        shares=_shares(run.ledger.by_peer),
+        shares=_shares(run.ledger.by_peer) if facts.peer is None else "",
         compute=facts.compute,
         log=digest(run.events()),
         config=json.dumps(facts.config, indent=2, ensure_ascii=False) if facts.config else "",
@@ -78,8 +80,10 @@ def _facts(run: RunFolder, row: Row) -> list[tuple[str, str]]:
         ("status", facts.status),
         ("peers", row.peers),
         ("rounds", row.rounds),
-        ("virtual time", row.virtual_time),
-        ("wall time", human_time(wall) if wall is not None else ""),
+        ("on", facts.on),
+        ("peer", "" if facts.peer is None else str(facts.peer)),
+        (words([run]).time, row.time),
+        ("wall time", human_time(wall) if wall is not None and not facts.on else ""),
         ("seed", "" if facts.seed is None else str(facts.seed)),
         ("data", facts.data.source if facts.data else ""),
     ]
@@ -136,7 +140,8 @@ def _topology(run: RunFolder, metric: Metric | None) -> Picture | None:
     colors = {peer: (value - low) / (high - low) if high > low else 0.5 for peer, value in finals.items()}
     ramp = Ramp(figures.SCALE, metric.show(low), f"{metric.show(high)} final {metric.label}")
     if high == low:
-        ramp = Ramp((figures.SCALE[2],) * 2, "every peer", f"{metric.show(high)} final {metric.label}")
+        who = "every peer" if run.facts.peer is None else f"peer {run.facts.peer}"
+        ramp = Ramp((figures.SCALE[2],) * 2, who, f"{metric.show(high)} final {metric.label}")
     return Picture(figures.topology(graph, colors, f"topology: {caption}"), caption, ramp)
 
 
