@@ -48,6 +48,7 @@ class Detail:
     partition: Picture | None
     topology: Picture | None
     channels: list[tuple[str, ...]]
+    columns: list[str]
     shares: str
     compute: list[Kernel]
     log: Digest
@@ -65,6 +66,7 @@ def details(run: RunFolder, row: Row, metric: Metric | None, same_shards_as: str
         partition=_partition(facts.data, same_shards_as),
         topology=_topology(run, metric),
         channels=_channels(run),
+        columns=[column.replace("_", " ") for column in _columns(run)],
         shares=_shares(run.ledger.by_peer) if facts.peer is None else "",
         compute=facts.compute,
         log=digest(run.events()),
@@ -173,14 +175,20 @@ def _in_words(graph: Graph, spectral_gap: float | None) -> str:
     return f"{graph.peers:,} peers, {len(graph.edges):,} {kind}; {words}{gap}."
 
 
+def _columns(run: RunFolder) -> tuple[str, ...]:
+    """What is told of each channel."""
+    alone = run.facts.peer is not None
+    return ("sent", "lost", "received") if alone else ("sent", "delivered", "lost", "in_flight", "duplicated")
+
+
 def _channels(run: RunFolder) -> list[tuple[str, ...]]:
-    """Rows (channel, messages, sent, delivered, lost, in flight, duplicated), with a sum below several."""
-    channels = run.ledger.channels
-    rows = [(name, *_bytes(channel)) for name, channel in sorted(channels.items())]
+    """Rows (channel, messages, bytes by column), with a sum below several."""
+    channels, columns = run.ledger.channels, _columns(run)
+    rows = [(name, *_bytes(channel, columns)) for name, channel in sorted(channels.items())]
     if len(rows) > 1:
         names = Channel.__struct_fields__
         total = Channel(**{name: sum(getattr(channel, name) for channel in channels.values()) for name in names})
-        rows.append(("all", *_bytes(total)))
+        rows.append(("all", *_bytes(total, columns)))
     return rows
 
 
@@ -192,6 +200,5 @@ def _shares(by_peer: list[int]) -> str:
     return f"Each peer sent {most}." if least == most else f"A peer sent {least} to {most}, {middle} in the median."
 
 
-def _bytes(channel: Channel) -> tuple[str, ...]:
-    amounts = (channel.sent, channel.delivered, channel.lost, channel.in_flight, channel.duplicated)
-    return (f"{channel.messages:,}", *(human_bytes(amount) for amount in amounts))
+def _bytes(channel: Channel, columns: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"{channel.messages:,}", *(human_bytes(getattr(channel, column)) for column in columns))

@@ -27,13 +27,14 @@ class NotARun(ValueError):
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """Bytes of one channel; `messages` is a count."""
+    """Bytes of one channel; `messages` is a count. A peer on a real machine cannot tell what arrived elsewhere."""
 
     sent: int = 0
     delivered: int = 0
     lost: int = 0
     in_flight: int = 0
     duplicated: int = 0
+    received: int = 0
     messages: int = 0
 
 
@@ -200,18 +201,18 @@ class RunFolder:
         return read_metrics(self.path / "metrics.csv")
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The lines of `log.jsonl` one by one, without those that are no JSON object (a torn last line)."""
-        path = self.path / "log.jsonl"
-        if not path.is_file():
-            return
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict):
-                    yield event
+        """The lines of `log.jsonl`, and of an older part of it, without those that are no JSON object (a torn line)."""
+        for path in (self.path / "log.1.jsonl", self.path / "log.jsonl"):
+            if not path.is_file():
+                continue
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    try:
+                        event = json.loads(line)
+                    except ValueError:
+                        continue
+                    if isinstance(event, dict):
+                        yield event
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
