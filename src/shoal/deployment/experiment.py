@@ -28,6 +28,10 @@ OWN = ("device",)  # settings that each machine chooses for itself
 LOCAL = ("bind", "allow")  # of the network
 
 
+class OtherVersion(ValueError):
+    """An experiment of another version of Shoal."""
+
+
 class Net(BaseModel):
     """The table `[net]` of an experiment file.
 
@@ -126,7 +130,8 @@ class Experiment:
         """The experiment that `encode` wrote, here or on another machine.
 
         Raises:
-            ValueError: it is damaged, too long, impossible, or of another version of Shoal.
+            OtherVersion: it is of another version of Shoal.
+            ValueError: it is damaged, too long, or impossible.
         """
         if len(data) > TEXT_LIMIT:
             raise ValueError(f"experiment: got {len(data)} bytes; at most {TEXT_LIMIT} are allowed")
@@ -138,7 +143,7 @@ class Experiment:
             raise ValueError("experiment: it is damaged: not an object")
         version = content.get("shoal")
         if content.get("format") != FORMAT or version != __version__:
-            raise ValueError(
+            raise OtherVersion(
                 f"experiment: it is one of shoal {version!s:.40}, and this is shoal {__version__}; "
                 "all peers need the same version"
             )

@@ -16,10 +16,11 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.deployment.experiment import Experiment
+from shoal.deployment.experiment import Experiment, OtherVersion
 from shoal.files import write_durably
 
 HOMES = ".peers"
+WHO, KEY, ROSTER, EXPERIMENT = "who.json", "key", "roster.json", "experiment.json"
 FORMAT = 1
 MOST = 10_000  # homes of one experiment in one place
 
@@ -31,7 +32,7 @@ class Who(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         format: of this record.
         id: of the peer; None until it is let in.
         host: whether it opened the network.
-        bind: address and port where it listened last.
+        port: where it listened last.
         finished: whether it has come to its end.
         key: where its secret key is; None: in the home.
         folder: its run folder.
@@ -40,7 +41,7 @@ class Who(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
     id: Annotated[int, msgspec.Meta(ge=0)] | None = None
     host: bool = False
-    bind: str | None = None
+    port: Annotated[int, msgspec.Meta(ge=1, lt=1 << 16)] | None = None
     finished: bool = False
     key: str | None = None
     folder: str | None = None
@@ -69,7 +70,7 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(folder / "lock")
         try:
-            self.who = self._read()
+            self.who = who_in(folder)
         except BaseException:
             self.release()
             raise
@@ -77,67 +78,80 @@ class Home:
     @property
     def key(self) -> Path:
         """Where the secret key is."""
-        return self.folder / "key" if self.who.key is None else Path(self.who.key)
+        return self.folder / KEY if self.who.key is None else Path(self.who.key)
 
     @property
     def roster(self) -> Path:
         """Where the roster is."""
-        return self.folder / "roster.json"
+        return self.folder / ROSTER
 
     @property
     def number(self) -> int:
         """Which of the homes of its experiment."""
         return int(self.folder.name.rpartition("-")[2])
 
-    def _read(self) -> Who:
-        path = self.folder / "who.json"
-        if not path.exists():
-            return Who()
-        try:
-            who = msgspec.json.decode(path.read_bytes(), type=Who)
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"{path}: is damaged ({error}); remove {self.folder} to begin anew") from None
-        if who.format != FORMAT:
-            raise ValueError(f"{path}: is of format {who.format}; this version reads {FORMAT}")
-        return who
-
     def remember(self, **changes: object) -> None:
         """Change `who`, durably."""
         self.who = msgspec.structs.replace(self.who, **changes)
-        write_durably(self.folder / "who.json", msgspec.json.encode(self.who))
+        write_durably(self.folder / WHO, msgspec.json.encode(self.who))
 
     @property
     def experiment(self) -> Experiment | None:
-        """The experiment, or None if it is not known yet.
-
-        Raises:
-            ValueError: it is damaged, or of another version of Shoal.
-        """
-        path = self.folder / "experiment.json"
-        if not path.exists():
-            return None
-        try:
-            return Experiment.decode(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        """See `experiment_in`."""
+        return experiment_in(self.folder)
 
     @experiment.setter
     def experiment(self, experiment: Experiment) -> None:
-        write_durably(self.folder / "experiment.json", experiment.encode())
+        write_durably(self.folder / EXPERIMENT, experiment.encode())
 
     def release(self) -> None:
         """Give the home up; the next process may have it."""
         os.close(self._lock)
 
 
+def who_in(folder: Path) -> Who:
+    """Who lives in a home; nobody yet if nothing is there.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    path = folder / WHO
+    try:
+        who = msgspec.json.decode(path.read_bytes(), type=Who)
+    except FileNotFoundError:
+        return Who()
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path}: is damaged ({error}); remove {folder} to begin anew") from None
+    if who.format != FORMAT:
+        raise ValueError(f"{path}: is of format {who.format}; this version reads {FORMAT}")
+    return who
+
+
+def experiment_in(folder: Path) -> Experiment | None:
+    """The experiment of a home, or None if it is not known yet.
+
+    Raises:
+        ValueError: it is damaged, or of another version of Shoal.
+    """
+    path = folder / EXPERIMENT
+    try:
+        return Experiment.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OtherVersion as error:
+        raise OtherVersion(f"{path}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; remove {folder} to begin anew") from None
+
+
 def homes(out: Path, digest: bytes | None = None) -> Iterator[Path]:
-    """The homes in a place, of one experiment or of all, in the order in which they were made."""
+    """The homes in a place, of one experiment or of all; those of one in the order in which they were made."""
     stem = "*" if digest is None else _stem(digest)
     found = [path for path in (out / HOMES).glob(f"{stem}-*") if path.name.rpartition("-")[2].isdecimal()]
     yield from sorted(found, key=lambda path: (path.name.rpartition("-")[0], int(path.name.rpartition("-")[2])))
 
 
-def old_home(out: Path, digest: bytes | None, wanted: Callable[[Home], bool]) -> Home | None:
+def old_home(out: Path, digest: bytes, wanted: Callable[[Home], bool]) -> Home | None:
     """The first home in a place that is wanted and has no owner; it has one now.
 
     Raises:
