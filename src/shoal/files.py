@@ -30,8 +30,11 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
         data: its content.
         mode: who may read and write it, as far as the process's umask lets them.
     """
-    with atomically(path) as temporary:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with atomically(path) as temporary, open(temporary, "wb", opener=opener) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

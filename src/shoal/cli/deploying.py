@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shoal.cli.telling import Teller, teller
 from shoal.interrupt import stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from shoal.deployment import Entered, Node, Place
     from shoal.learning import Shard
     from shoal.simulation.parts import Parts
@@ -27,7 +24,7 @@ class Options:
     """What both commands can be told.
 
     Attributes:
-        out: folder of run folders.
+        out: folder of run folders; None: the experiment file's, or `runs`.
         id: which peer to be.
         data: file with data of its own.
         key: file of the secret key.
@@ -36,7 +33,7 @@ class Options:
         http: HOST:PORT of the page, or "off".
     """
 
-    out: str
+    out: str | None
     id: int | None
     data: Path | None
     key: Path | None
@@ -44,11 +41,11 @@ class Options:
     device: str | None
     http: str
 
-    def place(self) -> Place:
-        """Where the peer starts."""
+    def place(self, out: str | None = None) -> Place:
+        """Where the peer starts; `out` is the experiment file's."""
         from shoal.deployment import Place
 
-        return Place(Path(self.out), self.id, self.bind, self.key)
+        return Place(Path(self.out or out or "runs"), self.id, self.bind, self.key)
 
     def page(self) -> tuple[str, int] | None:
         """Host and port of the page; None: no page.
@@ -70,7 +67,7 @@ def up(file: str, name: str | None, options: Options) -> None:
     from shoal.deployment.network import check_deployable, open_network
 
     changes = {"name": name, "device": options.device}
-    parts, net, left_out = read_experiment(file, **{k: v for k, v in changes.items() if v is not None})
+    parts, net, left_out, out = read_experiment(file, **{k: v for k, v in changes.items() if v is not None})
     check_deployable(parts)
     experiment = Experiment.of(parts, net)
     shard = _shard(options, parts)
@@ -78,7 +75,7 @@ def up(file: str, name: str | None, options: Options) -> None:
     async def open(tell: Teller) -> tuple[Entered, Parts, Shard | None]:
         if left_out:
             tell.say(f"for simulations only, and left out here: {', '.join(left_out)}")
-        entered = await open_network(experiment, parts, options.place())
+        entered = await open_network(experiment, parts, options.place(out))
         _hand_out(entered, tell)
         return entered, parts, shard
 
@@ -90,14 +87,16 @@ def join(ticket: str, timeout: float, options: Options) -> None:
     from shoal.deployment.network import enter_network
     from shoal.net.iroh import Ticket
 
-    read = Ticket.read(ticket)
-    options.page()
+    read = Ticket.read(ticket if ticket.startswith("shoal") or not Path(ticket).is_file() else _word(Path(ticket)))
 
     async def enter(tell: Teller) -> tuple[Entered, Parts, Shard | None]:
         entered = await enter_network(read, options.place(), timeout)
-        with _closing(entered):
+        try:
             parts = entered.experiment.parts(options.device or "cpu")
             return entered, parts, _shard(options, parts)
+        except BaseException:
+            await entered.transport.stop(0.0)
+            raise
 
     _live(enter, options)
 
@@ -107,6 +106,11 @@ def show_key(file: Path) -> str:
     from shoal.net.iroh import load_or_make_key, public
 
     return public(load_or_make_key(file))
+
+
+def _word(file: Path) -> str:
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(10_000)
 
 
 def _shard(options: Options, parts: Parts) -> Shard | None:
@@ -134,6 +138,7 @@ def _live(enter: Callable[[Teller], Awaitable[tuple[Entered, Parts, Shard | None
     page = options.page()
     stop: list[Callable[[], object]] = []
     asked: list[bool] = []
+    begun: list[Node] = []
 
     def on_first() -> None:
         asked.append(True)
@@ -150,6 +155,7 @@ def _live(enter: Callable[[Teller], Awaitable[tuple[Entered, Parts, Shard | None
         )
 
         def began(node: Node, url: str | None) -> None:
+            begun.append(node)
             tell.watch(node)
             if url is not None:
                 tell.say(f"page: {url}")
@@ -168,15 +174,18 @@ def _live(enter: Callable[[Teller], Awaitable[tuple[Entered, Parts, Shard | None
     with stopping(on_first):
         try:
             with teller() as tell:
-                node = asyncio.run(main(tell))
+                asyncio.run(main(tell))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
-        _report(node)
-    if node.status == "interrupted":
+        finally:
+            if begun:
+                _report(begun[0])
+    if begun[0].status == "interrupted":
         raise KeyboardInterrupt
 
 
 def _report(node: Node) -> None:
     from shoal.cli.running import report_runs
 
-    report_runs([node.result])
+    if node.peer is not None:  # else there is nothing to report
+        report_runs([node.result], Path("."))

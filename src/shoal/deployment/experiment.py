@@ -12,7 +12,7 @@ import secrets
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -75,9 +75,7 @@ class Net(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where, message = first["loc"][0], first["msg"]
-            raise ValueError(
-                f"net: {where}: got {first['input']!r:.80}; {message[0].lower()}{message[1:]}"
-            ) from None
+            raise ValueError(f"net: {where}: got {first['input']!r:.80}; {message[0].lower()}{message[1:]}") from None
 
 
 @dataclass(frozen=True)
@@ -171,16 +169,28 @@ class Experiment:
         return parts
 
 
-def read_experiment(path: str | Path, **changes: Any) -> tuple[Parts, Net, list[str]]:
+class FromFile(NamedTuple):
+    """What an experiment file says.
+
+    Attributes:
+        parts: of the experiment.
+        net: of the network.
+        left_out: settings that mean something in a simulation only.
+        out: folder of run folders, if it names one.
+    """
+
+    parts: Parts
+    net: Net
+    left_out: list[str]
+    out: str | None
+
+
+def read_experiment(path: str | Path, **changes: Any) -> FromFile:
     """An experiment file: the settings of `shoal run`, and a table `[net]`.
 
     Args:
         path: of the file.
         changes: settings, and `name`, that take precedence over the file's.
-
-    Returns:
-        The experiment's parts, its network, and the settings that mean something in a simulation only, and are left
-        out.
 
     Raises:
         ValueError: the file cannot be read, or something in it is impossible.
@@ -191,9 +201,9 @@ def read_experiment(path: str | Path, **changes: Any) -> tuple[Parts, Net, list[
         net = Net.of(**{name.replace("-", "_"): value for name, value in table.items()})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    name, _ = chosen.pop("name", None), chosen.pop("out", None)
+    name, out = chosen.pop("name", None), chosen.pop("out", None)
     parts, left_out = real_parts(Settings.of(**chosen), name)
-    return parts, net, left_out
+    return FromFile(parts, net, left_out, out)
 
 
 def agreement(parts: Parts) -> dict[str, Any]:

@@ -126,26 +126,26 @@ async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered
     home = old_home(place.out, ticket.digest, wanted) or new_home(place.out, ticket.digest)
     if home.who.key != place.key_name:
         home.remember(key=place.key_name)
-    again = home.who.id is not None and home.experiment is not None
-    secret, roster = load_or_make_key(home.key), _roster(home)
+    kept, secret, roster = home.experiment, load_or_make_key(home.key), _roster(home)
     near = all(address.startswith(("127.", "[::1]")) for contact in ticket.contacts for address in contact.addresses)
     bind = place.bind or (LOOPBACK if near else ANYWHERE)
-    net = (home.experiment.net if home.experiment is not None else None) or Net.of()
+    net = Net.of() if kept is None else kept.net
 
     async def bound(bind: str) -> IrohTransport:
         options = _options(net, bind, ())
-        return await IrohTransport.join(
-            ticket, secret=secret, options=options, wanted=place.id, timeout=timeout, roster=roster
-        )
+        if kept is not None and roster is not None:
+            return await IrohTransport.resume(
+                roster, secret=secret, experiment=kept.encode(), invitation=ticket.invitation, options=options
+            )
+        return await IrohTransport.join(ticket, secret=secret, options=options, wanted=place.id, timeout=timeout)
 
     transport = await _bound(bound, home, bind)
     try:
-        experiment = Experiment.decode(transport.experiment)
         if place.id is not None and transport.id != place.id:
-            raise ValueError(f"id: got {place.id}, and it is taken, or this peer's key has another: {transport.id}")
-        home.experiment = experiment
+            raise ValueError(f"id: got {place.id}, and the key {transport.key} is that of peer {transport.id}")
+        home.experiment = experiment = Experiment.decode(transport.experiment)
         home.remember(id=transport.id)
-        return _entered(home, transport, experiment, place, again)
+        return _entered(home, transport, experiment, place, again=kept is not None)
     except BaseException:
         await transport.stop(0.0)
         raise
@@ -190,9 +190,7 @@ def _options(net: Net, bind: str, allow: tuple[str, ...]) -> NetOptions:
     from shoal.net.iroh import NetOptions
 
     try:
-        return NetOptions(
-            bind=bind, relays=net.relays, beat=net.beat, dead=net.dead, streams=net.streams, allow=allow
-        )
+        return NetOptions(bind=bind, relays=net.relays, beat=net.beat, dead=net.dead, streams=net.streams, allow=allow)
     except ValueError as error:
         raise ValueError(f"net: {error}") from None
 

@@ -60,4 +60,3 @@ def _read(path: Path) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{path}: holds {value!r:.80} instead of a number; remove it to begin anew")
     return value
-
