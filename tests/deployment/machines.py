@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 240.0  # seconds that anything may take, on a busy machine
-PRELOADED = ["shoal.cli", "shoal.cli.running", "shoal.deployment.life", "shoal.net.iroh", "sklearn.datasets"]
+PRELOADED = [
+    *("shoal.cli.running", "shoal.deployment.life", "shoal.net.iroh", "shoal.protocols.gossip", "sklearn.datasets"),
+    *("matplotlib.figure", "matplotlib.font_manager", "matplotlib.backends.backend_svg"),
+]
 TICKET = re.compile(r"^ticket: (\S+)$", re.MULTILINE)
 
 

@@ -140,6 +140,7 @@ def sentence(entry: Mapping[str, Any]) -> str | None:
         "connected": f"peer {peer} is here",
         "connected again": f"peer {peer} is here again",
         "lost": f"peer {peer} is gone: {rest.get('why')}",
+        "warning": f"beware: {rest.get('why')}",
         "cannot connect": f"peer {peer} cannot be reached: {rest.get('why')}",
         "stranger": f"a stranger was turned away: {rest.get('why')}",
         "refused": f"a stranger was turned away: {rest.get('why')}",

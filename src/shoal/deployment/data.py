@@ -69,7 +69,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
                 raise ValueError("it is one array; numpy.savez(file, inputs=..., targets=...) writes what is needed")
-            return {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in FIELDS if name in archive}
+            return {name: torch.from_numpy(np.asarray(archive[name], order="C")) for name in FIELDS if name in archive}
     except (zipfile.BadZipFile, EOFError):
         raise ValueError("it is damaged, or no .npz file") from None
     except TypeError as error:  # torch's word for text, dates and other things that are no numbers

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shoal import __version__, names
 from shoal.deployment.node import SIMULATED, real_parts
+from shoal.net.iroh.options import NetOptions
 from shoal.simulation.parts import Parts
 from shoal.simulation.run import check_name
 from shoal.simulation.settings import Settings
@@ -71,11 +72,26 @@ class Net(BaseModel):
             if name not in Net.model_fields:
                 raise ValueError(f"net: {name!r} is unknown{names.suggestion(name, Net.model_fields)}")
         try:
-            return Net(**values)
+            net = Net(**values)
         except ValidationError as error:
             first = error.errors()[0]
             where, message = first["loc"][0], first["msg"]
             raise ValueError(f"net: {where}: got {first['input']!r:.80}; {message[0].lower()}{message[1:]}") from None
+        net.options(net.bind, net.allow)
+        return net
+
+    def options(self, bind: str, allow: tuple[str, ...] = ()) -> NetOptions:
+        """What the transport of a peer that listens at `bind`, and lets in `allow`, is told.
+
+        Raises:
+            ValueError: something in it is impossible.
+        """
+        try:
+            return NetOptions(
+                bind=bind, relays=self.relays, beat=self.beat, dead=self.dead, streams=self.streams, allow=allow
+            )
+        except ValueError as error:
+            raise ValueError(f"net: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ each takes the first home that belongs to nobody alive, or makes a new one.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -104,6 +105,11 @@ class Home:
     def experiment(self, experiment: Experiment) -> None:
         write_durably(self.folder / EXPERIMENT, experiment.encode())
 
+    def discard(self) -> None:
+        """Give it up, and leave nothing of it."""
+        shutil.rmtree(self.folder)
+        self.release()
+
     def release(self) -> None:
         """Give the home up; the next process may have it."""
         os.close(self._lock)
@@ -151,7 +157,7 @@ def homes(out: Path, digest: bytes | None = None) -> Iterator[Path]:
     yield from sorted(found, key=lambda path: (path.name.rpartition("-")[0], int(path.name.rpartition("-")[2])))
 
 
-def old_home(out: Path, digest: bytes, wanted: Callable[[Home], bool]) -> Home | None:
+def old_home(out: Path, digest: bytes, wanted: Callable[[Who], bool]) -> Home | None:
     """The first home in a place that is wanted and has no owner; it has one now.
 
     Raises:
@@ -162,7 +168,7 @@ def old_home(out: Path, digest: bytes, wanted: Callable[[Home], bool]) -> Home |
             home = Home(path)
         except Taken:
             continue
-        if wanted(home):
+        if wanted(home.who):
             return home
         home.release()
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -110,7 +111,11 @@ async def _watched(stack: AsyncExitStack, node: Node, folder: Path, http: tuple[
     board = Board(node.id, node.world.size, node.parts.name, node.parts.settings.rounds)
     url = None
     if http is not None:
-        server = await serve(board, *http)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            server = await serve(board, *http)
+        for warning in caught:
+            node.world.log("warning", node.id, why=str(warning.message))
         stack.push_async_callback(server.close)
         url = server.url
         write_url(folder, url)

@@ -11,6 +11,7 @@ from shoal.deployment.experiment import Experiment, Net, OtherVersion
 from shoal.deployment.home import (
     KEY,
     Home,
+    Who,
     experiment_in,
     homes,
     new_home,
@@ -21,7 +22,7 @@ from shoal.deployment.home import (
 from shoal.simulation.parts import Parts
 
 if TYPE_CHECKING:
-    from shoal.net.iroh import IrohTransport, NetOptions, Ticket
+    from shoal.net.iroh import IrohTransport, Ticket
 
 LOOPBACK, ANYWHERE = "127.0.0.1:0", "0.0.0.0:0"
 
@@ -100,12 +101,17 @@ async def open_network(experiment: Experiment, parts: Parts, place: Place) -> En
     secret, roster = load_or_make_key(home.key), _roster(home)
 
     async def bound(bind: str) -> IrohTransport:
-        options = _options(experiment.net, bind, experiment.net.allow)
+        options = experiment.net.options(bind, experiment.net.allow)
         return await IrohTransport.host(
             id, parts.size, secret=secret, experiment=kept.encode(), options=options, roster=roster
         )
 
-    transport = await _bound(bound, home, place.bind or experiment.net.bind)
+    try:
+        transport = await _bound(bound, home, place.bind or experiment.net.bind)
+    except BaseException:
+        if not again:
+            home.discard()
+        raise
     return _entered(home, transport, kept, place, again)
 
 
@@ -116,14 +122,9 @@ async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered
         ValueError: something is impossible.
         OSError: they do not let this peer in, nobody answers, or the address is not to be had; the text says which.
     """
-    from shoal.net.iroh import IrohTransport, load_or_make_key
+    from shoal.net.iroh import IrohTransport, Refused, load_or_make_key, public
 
-    def wanted(home: Home) -> bool:
-        who = home.who
-        fits = place.id is None or who.id in (None, place.id)
-        return not who.host and not who.finished and who.key == place.key_name and fits
-
-    home = old_home(place.out, ticket.digest, wanted) or new_home(place.out, ticket.digest)
+    home = _earlier_home(ticket.digest, place) or new_home(place.out, ticket.digest)
     if home.who.key != place.key_name:
         home.remember(key=place.key_name)
     kept, secret, roster = home.experiment, load_or_make_key(home.key), _roster(home)
@@ -132,12 +133,15 @@ async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered
     net = Net.of() if kept is None else kept.net
 
     async def bound(bind: str) -> IrohTransport:
-        options = _options(net, bind, ())
+        options = net.options(bind)
         if kept is not None and roster is not None:
             return await IrohTransport.resume(
                 roster, secret=secret, experiment=kept.encode(), invitation=ticket.invitation, options=options
             )
-        return await IrohTransport.join(ticket, secret=secret, options=options, wanted=place.id, timeout=timeout)
+        try:
+            return await IrohTransport.join(ticket, secret=secret, options=options, wanted=place.id, timeout=timeout)
+        except Refused as error:
+            raise Refused(f"not let in: {error}; this peer's key is {public(secret)}") from None
 
     transport = await _bound(bound, home, bind)
     try:
@@ -171,6 +175,20 @@ def _own_network(experiment: Experiment, place: Place, id: int) -> Home | None:
     return None
 
 
+def _earlier_home(digest: bytes, place: Place) -> Home | None:
+    """The home of a peer that joined the network from here, has not finished, and is not running."""
+
+    def wanted(who: Who) -> bool:
+        fits = place.id is None or who.id in (None, place.id)
+        return not who.host and not who.finished and who.key == place.key_name and fits
+
+    if place.key is not None:  # one key is one peer: nobody else will do
+        for path in homes(place.out, digest):
+            if wanted(who_in(path)):
+                return Home(path)
+    return old_home(place.out, digest, wanted)
+
+
 def _is_of(path: Path, experiment: Experiment) -> bool:
     try:
         kept = experiment_in(path)
@@ -186,22 +204,12 @@ def _roster(home: Home) -> Any:
     return Roster.load(home.roster) if home.roster.exists() else None
 
 
-def _options(net: Net, bind: str, allow: tuple[str, ...]) -> NetOptions:
-    from shoal.net.iroh import NetOptions
-
-    try:
-        return NetOptions(bind=bind, relays=net.relays, beat=net.beat, dead=net.dead, streams=net.streams, allow=allow)
-    except ValueError as error:
-        raise ValueError(f"net: {error}") from None
-
-
 async def _bound(bound: Callable[[str], Awaitable[IrohTransport]], home: Home, bind: str) -> IrohTransport:
     """The transport, at the port of an earlier life if none is asked for: others look for this peer there."""
-    host, _, port = bind.rpartition(":")
     before = home.who.port
-    if int(port) == 0 and before is not None:
+    if bind.endswith(":0") and before is not None:
         try:
-            return await bound(f"{host}:{before}")
+            return await bound(f"{bind.removesuffix(':0')}:{before}")
         except OSError as error:
             if not str(error).startswith("bind:"):
                 raise

@@ -102,6 +102,7 @@ class Node:
         self.status = "waiting"
         self._on, self._wall, self._began, self._before = on, time.time(), time.monotonic(), 0.0
         self._evaluations: set[asyncio.Task[None]] = set()
+        self._begun = False
         self._error: str | None = None
         s = parts.settings
         self._every = s.evaluate or max(1, s.rounds // 20)
@@ -138,7 +139,7 @@ class Node:
 
         In a later life, what the one before left unmeasured is measured first.
         """
-        self.status = "running"
+        self.status, self._begun = "running", True
         r = int(me.state.get("round", 0))
         self.world.log("begins", self.id, round=r, lives=me.lives)
         if (r == 0 or self._due(r)) and all(row[1] != r for row in self.world.metrics):
@@ -218,7 +219,8 @@ class Node:
         self.world.metrics.extend(row for row in rows if row[1] <= r)
         self._wall = min(self._wall, float(earlier.info.get("began", self._wall)))
         self._before = earlier.facts.wall_seconds or 0.0
-        self.world.earlier = max(time.time() - self._wall, earlier.facts.virtual_seconds or 0.0)
+        since = max(0.0, time.time() - float(earlier.info.get("saved", time.time())))
+        self.world.earlier = (earlier.facts.virtual_seconds or 0.0) + since
         ledger: Ledger = self.world.ledger
         for name, channel in earlier.ledger.channels.items():
             account = ledger.account(name)
@@ -252,7 +254,8 @@ class Node:
                 "seed": s.seed,
                 "peers": parts.holders,
                 "rounds": reached,
-                "virtual_seconds": self.world.now(),
+                "saved": time.time(),
+                "virtual_seconds": self.world.now() if self._begun else 0.0,
                 "wall_seconds": self._before + time.monotonic() - self._began,
                 "parameters": parts.trainer.layout.size,
                 "compute": [],
