@@ -40,6 +40,7 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["optim", "compare", "--help"],
         ["up", "--help"],
         ["join", "--help"],
+        ["watch", "--help"],
     ],
     ids=" ".join,
 )
@@ -65,3 +66,7 @@ def test_the_public_names_bring_torch_and_no_other_heavy_package() -> None:
     code = "import sys, shoal; [getattr(shoal, name) for name in shoal.__all__]; print(*sys.modules)"
     imported = {name.partition(".")[0] for name in fresh(code).stdout.split()}
     assert imported & HEAVY <= {"torch", "numpy"}  # torch itself imports numpy
+
+
+def test_watching_needs_no_torch() -> None:
+    assert "torch" not in fresh("import sys, shoal.cli.watching; print(*sys.modules)").stdout.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import stat
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_a_home_whose_owner_never_got_in_is_used_again(tmp_path: Path) -> None:
     assert old_home(tmp_path, DIGEST, anybody).key.read_bytes() == b"k" * 32  # type: ignore[union-attr]
 
 
-def _take(folder: Path, pipe: "multiprocessing.connection.Connection") -> None:
+def _take(folder: Path, pipe: multiprocessing.connection.Connection) -> None:
     home = new_home(folder, DIGEST)
     pipe.send(str(home.folder))
     pipe.recv()  # until it is killed

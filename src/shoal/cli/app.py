@@ -198,6 +198,19 @@ def demo(
 
 
 @app.command()
+def watch(
+    where: Annotated[
+        str | None, typer.Argument(help="Address of a page, or a run folder (default: the newest in runs).")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print what there is now, and leave.")] = False,
+) -> None:
+    """Show a run on real machines, live: who is here, rounds, metrics, bytes, what happened."""
+    from shoal.cli.watching import watch_run
+
+    watch_run(where, once=once)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
     out: Annotated[Path | None, typer.Option(help="Also write a report.html of all of them here.")] = None,

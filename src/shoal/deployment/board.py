@@ -24,14 +24,15 @@ ENDED = ("finished", "interrupted", "failed")
 
 
 class Course:
-    """How a number went from round to round. When there are too many points, every second one goes.
+    """How a number went from round to round; where there are too many points, ever fewer rounds have one.
 
     Attributes:
-        points: (round, value), by increasing round.
+        points: (round, value), by increasing round; the last one is there always.
     """
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
+        self._gap = 1  # rounds between two points, at least
 
     def add(self, round: int, value: float) -> bool:
         """Add a point; one of the same round, and later ones, are replaced. Returns whether anything changed."""
@@ -41,9 +42,19 @@ class Course:
         while points and points[-1][0] >= round:
             points.pop()
         points.append((round, value))
-        if len(points) > POINTS:
-            self.points = [*points[:-1:2], points[-1]]
+        self._thin()
+        while len(self.points) > POINTS:
+            self._gap *= 2
+            self._thin()
         return True
+
+    def _thin(self) -> None:
+        *points, last = self.points
+        kept: list[tuple[int, float]] = []
+        for point in points:
+            if not kept or point[0] - kept[-1][0] >= self._gap:
+                kept.append(point)
+        self.points = [*kept, last]
 
 
 class Sight:
@@ -53,20 +64,21 @@ class Sight:
         status: the last one that it told, or None.
         heard: when that was.
         gone: since when it has not been connected; None while it is.
+        left, ended: whether it said goodbye, and whether it is known to have finished.
         courses: of its metrics.
         malformed: statuses that were refused.
         changed, scored: the board's versions at which anything, and a course, last changed.
     """
 
-    def __init__(self, id: int) -> None:
+    def __init__(self, id: int, version: int) -> None:
         self.id = id
         self.status: Status | None = None
         self.heard: float | None = None
         self.gone: float | None = None
-        self.ended = False
+        self.ended = self.left = False
         self.courses: dict[str, Course] = {}
         self.malformed = 0
-        self.changed = self.scored = 0
+        self.changed = self.scored = version
         self._sent: deque[tuple[float, int]] = deque(maxlen=RATES)
 
     @property
@@ -75,7 +87,9 @@ class Sight:
         said = "waiting" if self.status is None else self.status.state
         if self.ended and said not in ENDED:
             return "finished"
-        return said if self.gone is None or said in ENDED else "gone"
+        if self.gone is None or said in ENDED:
+            return said
+        return "left" if self.left else "gone"
 
     def take(self, status: Status, now: float) -> bool:
         """Believe a status; returns whether a course has changed."""
@@ -111,6 +125,7 @@ class Board:
 
     Attributes:
         version: increases with each change.
+        every: seconds between two statuses of a peer.
         malformed: statuses that were refused, of all peers.
         kinds: how often each kind of event was logged; what comes after the first 64 kinds counts as "other".
     """
@@ -122,10 +137,11 @@ class Board:
             raise ValueError(f"me: got {me}; a number from 0 to {peers - 1} is allowed")
         self.me, self.peers, self.name, self.rounds = me, peers, clean(name), rounds
         self.version = 1
+        self.every = 1.0
         self.malformed = 0
         self.kinds: Counter[str] = Counter()
         self._clock, self._start, self._began = clock, clock(), time.time()
-        self._sights: dict[int, Sight] = {me: Sight(me)}
+        self._sights: dict[int, Sight] = {me: Sight(me, self.version)}
         self._events: list[dict[str, Any]] = []
         self._eventful = 0  # the version at which an event was last added
         self._traffic: deque[float] = deque(maxlen=TRAFFIC)
@@ -187,12 +203,18 @@ class Board:
                 sight.gone = None if here else self.now()
                 self._touch(sight)
 
+    def left(self, peers: Iterable[int]) -> None:
+        """The others that said goodbye before they went."""
+        self._mark("left", set(peers))
+
     def ended(self, peers: Iterable[int]) -> None:
         """The others that have finished their protocol, as far as is known."""
-        over = set(peers)
+        self._mark("ended", set(peers))
+
+    def _mark(self, what: str, those: set[int]) -> None:
         for sight in self._sights.values():
-            if sight.ended != (sight.id in over):
-                sight.ended = sight.id in over
+            if getattr(sight, what) != (sight.id in those):
+                setattr(sight, what, sight.id in those)
                 self._touch(sight)
 
     def log(self, entry: dict[str, Any]) -> None:
@@ -233,7 +255,7 @@ class Board:
     def _sight(self, peer: int) -> Sight:
         sight = self._sights.get(peer)
         if sight is None:
-            sight = self._sights[peer] = Sight(peer)
+            sight = self._sights[peer] = Sight(peer, self.version + 1)
         return sight
 
     def _touch(self, sight: Sight) -> None:
@@ -268,6 +290,7 @@ class Board:
             "rounds": self.rounds,
             "metric": self.metric,
             "connected": self.connected,
+            "every": self.every,
             "began": self._began,
             "now": self.now(),
             "version": self.version,
@@ -284,5 +307,5 @@ class Board:
         row |= {"state": sight.state, "heard": sight.heard, "gone": sight.gone, "rate": sight.rate}
         row["malformed"] = sight.malformed
         if sight.scored > version or not version:
-            row["courses"] = {name: [list(point) for point in course.points] for name, course in sight.courses.items()}
+            row["courses"] = {name: list(course.points) for name, course in sight.courses.items()}
         return row

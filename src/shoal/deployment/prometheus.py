@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -13,13 +13,14 @@ from shoal.deployment.board import Board
 from shoal.deployment.status import State
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STATES = (*get_args(State), "gone")
+STATES = (*get_args(State), "gone", "left")
 
 
 def exposition(board: Board) -> bytes:
-    """The board in the text format of Prometheus."""
+    """The board, and what the process uses of its machine, in the text format of Prometheus."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(board))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from shoal import __version__
 from shoal.deployment.board import Board
-from shoal.deployment.status import SCORES, WAITS, clean
+from shoal.deployment.status import NAME, SCORES, WAITS, clean
 
 if TYPE_CHECKING:
     from shoal.deployment.node import Node
+
+
+PEERS = 50  # that may tell all others once a second; the more there are, the more rarely each does
+ROUTINE = ("measured",)  # entries of the log that say what the status says
 
 
 class Reporter:
@@ -20,11 +25,12 @@ class Reporter:
     Args:
         node: whose world has `members`, `ledger`, `received`, `refused`, `tell_all` and hooks, as `RealWorld`.
         board: where it is put.
-        every: seconds between two statuses.
+        every: seconds between two statuses; None: one, or more where there are more than 50 peers.
     """
 
-    def __init__(self, node: Node, board: Board, every: float = 1.0) -> None:
-        self._node, self._board, self._every = node, board, every
+    def __init__(self, node: Node, board: Board, every: float | None = None) -> None:
+        self._node, self._board = node, board
+        board.every = max(1.0, board.peers / PEERS) if every is None else every
         self._world = node.world
         self._task: asyncio.Task[None] | None = None
 
@@ -49,20 +55,24 @@ class Reporter:
         await asyncio.wait({self._task})
         self._task = None
         self._world.on_control, self._world.on_log = self._before
-        self.tell()
+        self._try_to_tell()
 
     async def _report(self) -> None:
         while True:
-            try:
-                self.tell()
-            except Exception as error:  # whoever only watches stops nothing
-                self._board.log({"event": "report failed", "peer": self._node.id, "why": repr(error)})
-            await asyncio.sleep(self._every)
+            self._try_to_tell()
+            await asyncio.sleep(self._board.every)
+
+    def _try_to_tell(self) -> None:
+        try:
+            self.tell()
+        except Exception as error:  # whoever only watches stops nothing
+            self._board.log({"event": "report failed", "peer": self._node.id, "why": repr(error)})
 
     def tell(self) -> None:
         """Report now."""
         members = self._world.members
         self._board.here(members.here)
+        self._board.left(members.departed)
         self._board.ended(members.ended)
         status = self._board.mine(**self._fields())
         self._world.tell_all("status", status.content())
@@ -70,7 +80,11 @@ class Reporter:
     def _fields(self) -> dict[str, Any]:
         node, world, peer = self._node, self._world, self._node.peer
         done = node.status == "running" and world.members.done
-        scores = {name: float(value) for name, value in node.latest.items() if math.isfinite(value)}
+        scores = {
+            name: float(value)
+            for name, value in node.latest.items()
+            if math.isfinite(value) and re.fullmatch(NAME, name) is not None
+        }
         return {
             "state": "finished" if done else node.status,
             "round": 0 if peer is None else int(peer.state.get("round", 0)),
@@ -98,6 +112,7 @@ class Reporter:
             before(sender, content)
 
     def _logged(self, entry: dict[str, Any]) -> None:
-        self._board.log(entry)
+        if entry.get("event") not in ROUTINE:
+            self._board.log(entry)
         if self._before[1] is not None:
             self._before[1](entry)

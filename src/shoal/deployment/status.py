@@ -13,7 +13,7 @@ from msgspec import Meta
 State = Literal["waiting", "running", "finished", "interrupted", "failed"]
 SCORES = 8  # metrics that a status may have
 WAITS = 4  # things that a peer may say it waits for
-NAME = r"\A[A-Za-z0-9][A-Za-z0-9 ._/@+-]{0,39}\Z"  # of a metric, and a version
+NAME = r"\A[A-Za-z0-9][A-Za-z0-9 ._/@+()%:,=-]{0,39}\Z"  # of a metric, and a version
 SHORT = 160  # characters of a text
 
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]

@@ -11,13 +11,14 @@ import asyncio
 import base64
 import hashlib
 import ipaddress
-import json
 import re
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from shoal.deployment.board import Board
 from shoal.deployment.status import clean
@@ -52,9 +53,19 @@ class Server:
         url: where the page is.
     """
 
-    def __init__(self, url: str, runner: web.AppRunner) -> None:
+    def __init__(self, url: str, runner: web.AppRunner, site: _Site) -> None:
         self.url = url
-        self._runner = runner
+        self._runner, self._site = runner, site
+
+    @property
+    def watchers(self) -> int:
+        """How many follow the board."""
+        return len(self._site.watchers)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here for watchers to take them."""
+        return sum(0 if wire is None else wire.get_write_buffer_size() for wire in self._site.watchers.values())
 
     async def close(self) -> None:
         """End it, and the streams of those who watch."""
@@ -110,7 +121,7 @@ async def serve(
         raise ValueError(f"host, port: nobody can listen on {host}:{port}: {error.strerror or error}") from None
     taken = runner.addresses[0]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    return Server(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken[1]}/", runner)
+    return Server(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken[1]}/", runner, site)
 
 
 class _Site:
@@ -119,7 +130,7 @@ class _Site:
     def __init__(self, board: Board, pause: float, beat: float, stuck: float) -> None:
         self.board, self.pause, self.beat, self.stuck = board, pause, beat, stuck
         self.page, self.policy = _page()
-        self.watchers: set[asyncio.Task[Any]] = set()
+        self.watchers: dict[asyncio.Task[Any], asyncio.WriteTransport | None] = {}
 
     def paths(self) -> dict[str, Handler]:
         return {
@@ -141,15 +152,10 @@ class _Site:
         return web.Response(text=self.page, content_type="text/html", charset="utf-8", headers=headers)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        return web.Response(text=_json(self.board.snapshot()), content_type="application/json")
+        return _answer(self.board.snapshot())
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        found = {"shoal": self.board.name, "peer": self.board.me}
-        return web.Response(text=_json(found), content_type="application/json")
+        return _answer({"shoal": self.board.name, "peer": self.board.me})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         from aiohttp import web
@@ -166,7 +172,7 @@ class _Site:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         task = asyncio.current_task()
         assert task is not None
-        self.watchers.add(task)
+        self.watchers[task] = request.transport
         try:
             await response.prepare(request)
             await response.write(f"retry: {AGAIN}\n\n".encode())
@@ -175,7 +181,7 @@ class _Site:
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            self.watchers.discard(task)
+            self.watchers.pop(task, None)
         return response
 
     async def _stream(self, response: web.StreamResponse) -> None:
@@ -186,15 +192,17 @@ class _Site:
             if board.version != seen:
                 news = board.since(seen)
                 seen, said = board.version, loop.time()
-                await asyncio.wait_for(response.write(f"data: {_json(news)}\n\n".encode()), self.stuck)
+                await asyncio.wait_for(response.write(b"data: %b\n\n" % msgspec.json.encode(news)), self.stuck)
             elif loop.time() - said >= self.beat:
                 said = loop.time()
                 await asyncio.wait_for(response.write(b"event: beat\ndata: 0\n\n"), self.stuck)
             await asyncio.sleep(self.pause)
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, allow_nan=False, separators=(",", ":"))
+def _answer(content: Any) -> web.Response:
+    from aiohttp import web
+
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
 def _page() -> tuple[str, str]:

@@ -63,6 +63,11 @@ class Members:
         """The others that have finished their protocol."""
         return set(self._finished)
 
+    @property
+    def departed(self) -> set[int]:
+        """The others that said goodbye, and are not back."""
+        return {other for other, since in self._gone_since.items() if since == float("-inf")}
+
     def _tell(self) -> None:
         changed, self._changed = self._changed, set()
         for future in changed:
