@@ -18,6 +18,7 @@ NAMES = {
     "scale": "10,000 peers: memory and growth",
     "start": "how soon the command line answers",
     "compression": "codecs: bytes a second, beside hivemind's and torch's",
+    "transport": "large frames and pings over the open network's transport, beside bare iroh",
     "optimizers": "a step of every optimizer beside torch's fused AdamW and other packages",
 }
 

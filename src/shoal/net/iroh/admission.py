@@ -10,6 +10,31 @@ from shoal.net.iroh.hello import Hello, Refused
 from shoal.net.iroh.roster import Member, Roster
 
 
+def check_opening(id: int, peers: int, key: str, digest: bytes, allow: tuple[str, ...], roster: Roster) -> None:
+    """See whether a peer can open a network.
+
+    Args:
+        id, key: of the peer.
+        peers, digest: of the network.
+        allow: public keys by id, or none.
+        roster: with which it opens.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not 0 <= id < peers:
+        raise ValueError(f"id: got {id}; a number from 0 to {peers - 1} is allowed")
+    if allow and len(allow) != peers:
+        raise ValueError(f"allow: has {len(allow)} keys; there are {peers} peers")
+    if allow and allow[id] != key:
+        raise ValueError(f"allow: this peer's key is {key}, and the list has {allow[id]} for id {id}")
+    if (roster.peers, roster.issuer, roster.digest) != (peers, key, digest):
+        raise ValueError("roster: is of another key, experiment or number of peers; use a new folder for this one")
+    known = roster.find(key)
+    if known is not None and known.id != id:
+        raise ValueError(f"id: got {id}; this peer was {known.id} before, and the others know it so")
+
+
 class Admission:
     """One member's rules of the door.
 

@@ -12,6 +12,7 @@ from shoal.net.iroh.options import NetOptions
 from shoal.net.iroh.roster import ADDRESSES_LIMIT, Member
 
 ONLINE = 10.0  # seconds that a relay has to answer at the start
+CLOSING = 1.0  # seconds to tell others that the socket closes; iroh takes 3 when one of them does not answer
 
 
 async def bind(secret: bytes, options: NetOptions) -> Any:
@@ -21,13 +22,13 @@ async def bind(secret: bytes, options: NetOptions) -> Any:
         OSError: the address is not to be had.
     """
     iroh = load()
-    if options.relays == "off":
-        preset, mode = iroh.preset_minimal(), iroh.RelayMode.disabled()
-    elif options.relays == "default":
-        preset, mode = iroh.preset_n0(), iroh.RelayMode.default_mode()
-    else:
-        preset, mode = iroh.preset_minimal(), iroh.RelayMode.custom_from_urls(list(options.relays))
     try:
+        if options.relays == "off":
+            preset, mode = iroh.preset_minimal(), iroh.RelayMode.disabled()
+        elif options.relays == "default":
+            preset, mode = iroh.preset_n0(), iroh.RelayMode.default_mode()
+        else:
+            preset, mode = iroh.preset_minimal(), iroh.RelayMode.custom_from_urls(list(options.relays))
         endpoint = await iroh.Endpoint.bind(
             iroh.EndpointOptions(
                 preset=preset, relay_mode=mode, bind_addr=options.bind, secret_key=secret, alpns=[ALPN]
@@ -39,6 +40,12 @@ async def bind(secret: bytes, options: NetOptions) -> Any:
         with contextlib.suppress(TimeoutError):  # peers that can be reached directly do without
             await asyncio.wait_for(endpoint.online(), ONLINE)
     return endpoint
+
+
+async def close(endpoint: Any) -> None:
+    """Close an endpoint and its socket."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(endpoint.close(), CLOSING)
 
 
 def whereabouts(endpoint: Any) -> tuple[tuple[str, ...], str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -85,21 +85,18 @@ class Refusal(msgspec.Struct, tag="refusal", frozen=True, forbid_unknown_fields=
     final: bool
 
 
-Message = TypeVar("Message")
-
-
 async def write_message(stream: Any, message: msgspec.Struct) -> None:
     """Write a message to a stream, its length before it."""
     data = msgspec.msgpack.encode(message)
     await stream.write_all(LENGTH.pack(len(data)) + data)
 
 
-async def read_message(stream: Any, kind: type[Message], limit: int) -> Message:
+async def read_message(stream: Any, kind: Any, limit: int) -> Any:
     """The next message of a stream.
 
     Args:
         stream: iroh's, to be read from.
-        kind: what it must be.
+        kind: what it must be: a class of those above, or several as `A | B`.
         limit: bytes that it may have.
 
     Raises:

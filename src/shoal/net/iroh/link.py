@@ -22,7 +22,7 @@ from shoal.net.iroh.stripes import gather, scatter
 RECORD = struct.Struct(">BQ")
 FRAME, STRIPED, ROSTER, GOODBYE = range(4)
 LARGE = 1 << 20  # bytes from which a frame is striped
-ROSTER_LIMIT = 1 << 22  # bytes of entries told at a time
+ROSTER_LIMIT = 1 << 20  # bytes of entries told at a time
 BATCH = 1 << 18  # bytes of small records that are written together
 BUFFER = 1 << 18  # bytes that are asked for at a time
 FAREWELL = "said goodbye"
@@ -48,6 +48,7 @@ class Link:
 
     Attributes:
         left: whether the other side has said goodbye.
+        violated: whether it has broken the rules.
         over: done, with the reason, once the connection is gone and nothing of it will be heard any more.
     """
 
@@ -71,7 +72,7 @@ class Link:
         self._queue: deque[tuple[int, bytes, bytes]] = deque()
         self._waiting, self._bound = 0, max(options.queue, 2 * limit)
         self._more = asyncio.Event()
-        self._leaving = self.left = False
+        self._leaving = self.left = self.violated = False
         self._flushed = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._incoming: dict[int, Any] = {}
@@ -100,6 +101,10 @@ class Link:
         if not self._leaving:
             self._put(GOODBYE, b"", b"")
             self._leaving = True
+
+    def is_lively(self) -> bool:
+        """Whether the other side gave a sign of life when it last should have."""
+        return asyncio.get_running_loop().time() - self.heard < 2.5 * self._options.beat
 
     def end(self, why: str) -> None:
         """End the connection now."""
@@ -146,7 +151,10 @@ class Link:
 
     def _failed(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.end(FAREWELL if self.left else words(error))
+            why = words(error)
+            self.left = self.left or why.endswith(FAREWELL)
+            self.violated = self.violated or isinstance(error, Violation)
+            self.end(FAREWELL if self.left else why)
 
     # -- out -------------------------------------------------------------------------------------------------
 
@@ -214,7 +222,7 @@ class Link:
                 await hear(frame)
             elif kind == ROSTER:
                 self._check(size, ROSTER_LIMIT)
-                told(msgspec.msgpack.decode(await records.take(size), type=list[Member]))
+                self._told(await records.take(size), told)
             elif kind == GOODBYE:
                 break
             else:
@@ -223,6 +231,12 @@ class Link:
         self.leave()
         await self._flushed.wait()
         self.end(FAREWELL)
+
+    def _told(self, data: bytes, told: Callable[[list[Member]], None]) -> None:
+        try:
+            told(msgspec.msgpack.decode(data, type=list[Member]))
+        except (ValueError, RecursionError) as error:
+            raise Violation(f"roster: {error}") from None
 
     def _check(self, size: int, limit: int) -> None:
         if size > limit:

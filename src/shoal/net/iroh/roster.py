@@ -25,6 +25,10 @@ Signature = Annotated[bytes, msgspec.Meta(max_length=64)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 
 
+class Forged(ValueError):
+    """An entry that is not signed by whom it should be."""
+
+
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One peer of a network.
 
@@ -62,12 +66,12 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """See whether the addresses are some, and the member's own word.
 
         Raises:
-            ValueError: they are not.
+            Forged: they are not.
         """
         if not all(is_address(address) for address in self.addresses):
-            raise ValueError(f"peer {self.id}: {self.addresses!r:.200} are no addresses")
+            raise Forged(f"peer {self.id}: {self.addresses!r:.200} are no addresses")
         if not is_signed(self.key, self._contact(), self.seal):
-            raise ValueError(f"peer {self.id}: its addresses are not signed by {self.key[:10]}…")
+            raise Forged(f"peer {self.id}: its addresses are not signed by {self.key[:10]}…")
 
     def _contact(self) -> bytes:
         return b"shoal contact\0" + msgspec.msgpack.encode((self.addresses, self.relay, self.stamp))
@@ -117,6 +121,10 @@ class Roster:
     def __getitem__(self, id: int) -> Member:
         return self._members[id]
 
+    def id_of(self, key: str) -> int | None:
+        """The id of a public key, or None."""
+        return self._ids.get(key)
+
     def find(self, key: str) -> Member | None:
         """The member with a public key."""
         id = self._ids.get(key)
@@ -133,7 +141,8 @@ class Roster:
             Whether that is news.
 
         Raises:
-            ValueError: the entry is forged or contradicts another one.
+            Forged: the issuer or the member has not signed it.
+            ValueError: it contradicts another one.
         """
         known = self._members.get(member.id)
         if known == member:
@@ -146,11 +155,16 @@ class Roster:
             return False
         member.check()
         if not member.is_proved(self.issuer, self.digest):
-            raise ValueError(f"peer {member.id}: the network's issuer has not signed that {member.key[:10]}… is it")
-        self._members[member.id] = member
-        self._ids[member.key] = member.id
-        if self.on_change is not None:
-            self.on_change(self)
+            raise Forged(f"peer {member.id}: the network's issuer has not signed that {member.key[:10]}… is it")
+        self._members[member.id], self._ids[member.key] = member, member.id
+        try:
+            if self.on_change is not None:
+                self.on_change(self)
+        except BaseException:  # what could not be kept is not known
+            del self._members[member.id], self._ids[member.key]
+            if known is not None:
+                self._members[member.id], self._ids[member.key] = known, known.id
+            raise
         return True
 
     def save(self, path: Path) -> None:
