@@ -23,7 +23,7 @@ from shoal.cli.telling import Live, Plain, sentence, state, teller
             "round 7  accuracy 0.875  loss 0.5  1.5 MB sent",
         ),
         ({"event": "malformed frame refused", "peer": 0, "sender": 2, "why": "torn"}, "refused from peer 2: torn"),
-        ({"event": "stranger", "peer": 0, "why": "no"}, "a stranger was turned away: no"),
+        ({"event": "handshake failed", "peer": 0, "why": "no"}, "a stranger was turned away: no"),
         ({"event": "something new", "peer": 1, "size": 3}, "something new (peer 1): size: 3"),
         ({"event": "finished", "peer": 1}, None),
     ],
@@ -33,7 +33,7 @@ def test_an_entry_of_the_log_in_words(entry, says):
     assert sentence({"time": 1.0, **entry}) == says
 
 
-@pytest.mark.parametrize("event", ["lost", "malformed frame refused", "stranger", "anything else"])
+@pytest.mark.parametrize("event", ["lost", "malformed frame refused", "handshake failed", "anything else"])
 def test_what_others_said_stays_one_harmless_line(event):
     text = sentence({"event": event, "peer": 1, "sender": 1, "why": "\x1b[2J\n\rfoo\u202e" + "x" * 10_000})
     assert text is not None

@@ -142,7 +142,7 @@ def sentence(entry: Mapping[str, Any]) -> str | None:
         "lost": f"peer {peer} is gone: {rest.get('why')}",
         "warning": f"beware: {rest.get('why')}",
         "cannot connect": f"peer {peer} cannot be reached: {rest.get('why')}",
-        "stranger": f"a stranger was turned away: {rest.get('why')}",
+        "handshake failed": f"a stranger was turned away: {rest.get('why')}",
         "refused": f"a stranger was turned away: {rest.get('why')}",
         "malformed frame refused": f"refused from peer {rest.get('sender')}: {rest.get('why')}",
     }

@@ -107,7 +107,7 @@ class Home:
 
     def discard(self) -> None:
         """Give it up, and leave nothing of it."""
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
 
     def release(self) -> None:

@@ -94,25 +94,28 @@ async def open_network(experiment: Experiment, parts: Parts, place: Place) -> En
     again = home is not None
     if home is None:
         home = new_home(place.out, experiment.digest)
-        home.experiment = experiment
-        home.remember(host=True, id=id, key=place.key_name)
-    kept = home.experiment
-    assert kept is not None
-    secret, roster = load_or_make_key(home.key), _roster(home)
-
-    async def bound(bind: str) -> IrohTransport:
-        options = experiment.net.options(bind, experiment.net.allow)
-        return await IrohTransport.host(
-            id, parts.size, secret=secret, experiment=kept.encode(), options=options, roster=roster
-        )
-
     try:
-        transport = await _bound(bound, home, place.bind or experiment.net.bind)
-    except BaseException:
         if not again:
+            home.experiment = experiment
+            home.remember(host=True, id=id, key=place.key_name)
+        kept = home.experiment
+        assert kept is not None
+        secret, roster = load_or_make_key(home.key), _roster(home)
+
+        async def bound(bind: str) -> IrohTransport:
+            options = experiment.net.options(bind, experiment.net.allow)
+            return await IrohTransport.host(
+                id, parts.size, secret=secret, experiment=kept.encode(), options=options, roster=roster
+            )
+
+        transport = await _bound(bound, home, place.bind or experiment.net.bind)
+        return await _entered(home, transport, kept, place, again)
+    except BaseException:
+        if again:
+            home.release()
+        else:
             home.discard()
         raise
-    return _entered(home, transport, kept, place, again)
 
 
 async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered:
@@ -122,17 +125,32 @@ async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered
         ValueError: something is impossible.
         OSError: they do not let this peer in, nobody answers, or the address is not to be had; the text says which.
     """
+    home = _earlier_home(ticket.digest, place) or new_home(place.out, ticket.digest)
+    try:
+        if home.who.key != place.key_name:
+            home.remember(key=place.key_name)
+        kept = home.experiment
+        net = Net.of() if kept is None else kept.net
+        come = _coming(ticket, place, timeout, home, net)
+        transport = await _bound(come, home, place.bind or (LOOPBACK if _is_near(ticket) else ANYWHERE))
+        if place.id is not None and transport.id != place.id:
+            await transport.stop(0.0)
+            raise ValueError(f"id: got {place.id}, and the key {transport.key} is that of peer {transport.id}")
+        return await _entered(home, transport, kept, place, again=kept is not None)
+    except BaseException:
+        home.release()
+        raise
+
+
+def _coming(
+    ticket: Ticket, place: Place, timeout: float, home: Home, net: Net
+) -> Callable[[str], Awaitable[IrohTransport]]:
+    """How to come in, listening at an address: by the ticket at first, later by what is kept."""
     from shoal.net.iroh import IrohTransport, Refused, load_or_make_key, public
 
-    home = _earlier_home(ticket.digest, place) or new_home(place.out, ticket.digest)
-    if home.who.key != place.key_name:
-        home.remember(key=place.key_name)
     kept, secret, roster = home.experiment, load_or_make_key(home.key), _roster(home)
-    near = all(address.startswith(("127.", "[::1]")) for contact in ticket.contacts for address in contact.addresses)
-    bind = place.bind or (LOOPBACK if near else ANYWHERE)
-    net = Net.of() if kept is None else kept.net
 
-    async def bound(bind: str) -> IrohTransport:
+    async def come(bind: str) -> IrohTransport:
         options = net.options(bind)
         if kept is not None and roster is not None:
             return await IrohTransport.resume(
@@ -143,16 +161,12 @@ async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered
         except Refused as error:
             raise Refused(f"not let in: {error}; this peer's key is {public(secret)}") from None
 
-    transport = await _bound(bound, home, bind)
-    try:
-        if place.id is not None and transport.id != place.id:
-            raise ValueError(f"id: got {place.id}, and the key {transport.key} is that of peer {transport.id}")
-        home.experiment = experiment = Experiment.decode(transport.experiment)
-        home.remember(id=transport.id)
-        return _entered(home, transport, experiment, place, again=kept is not None)
-    except BaseException:
-        await transport.stop(0.0)
-        raise
+    return come
+
+
+def _is_near(ticket: Ticket) -> bool:
+    """Whether its contacts are on this machine."""
+    return all(address.startswith(("127.", "[::1]")) for contact in ticket.contacts for address in contact.addresses)
 
 
 def _default_id(parts: Parts) -> int:
@@ -216,12 +230,20 @@ async def _bound(bound: Callable[[str], Awaitable[IrohTransport]], home: Home, b
     return await bound(bind)
 
 
-def _entered(home: Home, transport: IrohTransport, experiment: Experiment, place: Place, again: bool) -> Entered:
-    """Keep what the next life needs to know."""
-    folder = run_folder(place.out, experiment.name, experiment.digest, transport.id)
-    transport.roster.on_change = lambda roster: roster.save(home.roster)
-    transport.roster.save(home.roster)
-    home.remember(folder=str(folder), port=_port(transport))
+async def _entered(
+    home: Home, transport: IrohTransport, experiment: Experiment | None, place: Place, again: bool
+) -> Entered:
+    """Keep what the next life needs to know; the experiment is new if it is None."""
+    try:
+        if experiment is None:
+            home.experiment = experiment = Experiment.decode(transport.experiment)
+        folder = run_folder(place.out, experiment.name, experiment.digest, transport.id)
+        transport.roster.on_change = lambda roster: roster.save(home.roster)
+        transport.roster.save(home.roster)
+        home.remember(id=transport.id, folder=str(folder), port=_port(transport))
+    except BaseException:
+        await transport.stop(0.0)
+        raise
     return Entered(home, transport, experiment, folder, again)
 
 
