@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "scipy", "networkx", "numpy", "matplotlib", "sklearn", "pandas", "pyarrow"}
+HEAVY = {"iroh", "aiohttp", "torch", "scipy", "networkx", "numpy", "matplotlib", "sklearn", "pandas", "pyarrow"}
 
 COMMAND = """
 import sys
@@ -38,6 +38,8 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["--version"],
         ["optim"],
         ["optim", "compare", "--help"],
+        ["up", "--help"],
+        ["join", "--help"],
         ["watch", "--help"],
     ],
     ids=" ".join,

@@ -230,7 +230,7 @@ def test_what_is_not_reproduced_yet_is_told_so(shoal):
 def test_without_a_command_there_is_help(shoal):
     outcome = shoal()
     assert outcome.code == 0
-    for command in ("run", "demo", "compare", "report", "export", "list", "papers", "reproduce"):
+    for command in ("run", "up", "join", "key", "demo", "compare", "report", "export", "list", "papers", "reproduce"):
         assert f" {command} " in outcome.out
     assert outcome.err == ""
 

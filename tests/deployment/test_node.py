@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from shoal.deployment import Node, real_parts
+from shoal.deployment import Logbook, Node, real_parts
 from shoal.engine import Refused
-from shoal.net import RealWorld, frame_limit
+from shoal.net import RealWorld, Store, frame_limit
 from shoal.report import RunFolder
 from shoal.simulation import simulate
 from shoal.simulation.settings import Settings
@@ -78,3 +78,57 @@ def test_a_protocol_that_needs_a_server_is_refused_in_a_world_without_one() -> N
     parts, _ = real_parts(Settings.of(protocol="fedavg", task="digits", peers=3))
     with pytest.raises(Refused, match="server role"):
         Node(parts, 0, RealWorld(0, 4, Wires().transport(0), limit=1 << 20))
+
+
+def test_a_node_goes_on_where_an_earlier_life_ended(tmp_path: Path) -> None:
+    """Stopped after two of five rounds and run again: the same rows as in one go, and bytes and time that go on."""
+    parts, _ = real_parts(Settings.of(protocol="gossip:steps=3", **{**COMMON, "rounds": 5, "evaluate": 1}))
+
+    async def one(id: int, wires: Wires, upto: int) -> Node:
+        world = RealWorld(
+            id,
+            parts.size,
+            wires.transport(id),
+            limit=frame_limit(parts.trainer.layout.size),
+            seed=parts.settings.seed,
+            rounds=upto,
+            neighbours=parts.topology.neighbours,
+            in_neighbours=parts.topology.in_neighbours,
+            store=Store(tmp_path / f"home-{id}"),
+        )
+        folder = tmp_path / f"run-{id}"
+        node = Node(parts, id, world, folder=folder, logbook=Logbook(folder), on="wires")
+        await world.run(node.protocol, make_peer=node.make_peer, company=parts.size - 1, linger=1.0)
+        await node.finish("interrupted" if upto < 5 else "finished")
+        return node
+
+    async def life(upto: int) -> list[Node]:
+        wires = Wires()
+        return list(await asyncio.gather(*(one(i, wires, upto) for i in range(parts.size))))
+
+    first = asyncio.run(asyncio.wait_for(life(2), 120))
+    second = asyncio.run(asyncio.wait_for(life(5), 120))
+    simulated = simulate("gossip:steps=3", **{**COMMON, "rounds": 5, "evaluate": 1})
+    for before, node in zip(first, second, strict=True):
+        run = RunFolder(tmp_path / f"run-{node.id}")
+        assert [row[1] for row in node.world.metrics if row[4] == "accuracy"] == [0, 1, 2, 3, 4, 5]
+        expected = simulated.curve("accuracy", peer=node.id)
+        assert node.result.curve("accuracy", peer=node.id) == pytest.approx(expected, abs=1e-5)
+        assert run.facts.bytes.by_peer[node.id] == simulated.info["bytes"]["by_peer"][node.id]
+        assert run.facts.bytes.channels["exchange"].received > 0
+        assert list(run.metrics.time) == sorted(run.metrics.time)
+        assert run.info["began"] == before.result.info["began"]
+        begins = [event for event in run.events() if event["event"] == "begins"]
+        assert [(event["round"], event["lives"]) for event in begins] == [(0, 1), (2, 2)]
+
+
+def test_own_data_is_told_as_such_and_not_the_experiment_s_partition(tmp_path: Path) -> None:
+    parts, _ = real_parts(Settings.of(protocol="gossip", **COMMON))
+    own = parts.shards[3]
+    world = RealWorld(0, parts.size, Wires().transport(0), limit=1 << 20)
+    node = Node(parts, 0, world, shard=own, folder=tmp_path / "run")
+    node.make_peer(0, world, None)
+    assert node.peer.samples == len(own)
+    facts = RunFolder(tmp_path / "run").facts
+    assert facts.data.shards == []
+    assert f"{len(own)} samples of its own" in facts.data.source

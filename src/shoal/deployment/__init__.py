@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Board": "board",
+    "Ears": "life",
+    "Entered": "network",
+    "Experiment": "experiment",
+    "Home": "home",
+    "Logbook": "logbook",
+    "Net": "experiment",
     "Node": "node",
+    "Place": "network",
     "Reporter": "reporter",
     "Server": "web",
     "read_url": "web",

@@ -49,6 +49,7 @@ class RealWorld(SoloWorld):
         metrics: rows (time, round, bytes sent, peer, name, value) of `Peer.record`.
         events: the end of the log.
         members: who is here.
+        earlier: seconds that went by between the first life's beginning and this one's.
         on_commit: called as `on_commit(peer)` when the peer has committed its state.
         on_log: called with each entry of the log.
         on_control: called as `on_control(sender, content)` with what other worlds tell beside what peers say.
@@ -89,6 +90,7 @@ class RealWorld(SoloWorld):
         self._readers: dict[int, Reader] = {}
         self._named: dict[int, set[str]] = {}
         self._number = 0
+        self.earlier = 0.0
         self._began = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._committing = asyncio.Lock()
@@ -157,8 +159,8 @@ class RealWorld(SoloWorld):
     # -- services of a World ---------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Seconds since the peer's protocol began in this life."""
-        return time.monotonic() - self._began
+        """Seconds since the peer's protocol began, in its first life if `earlier` says how long that is ago."""
+        return self.earlier + time.monotonic() - self._began
 
     def neighbours(self, peer: int, round: int) -> tuple[int, ...]:
         """To whom `peer` sends in a round."""

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("iroh", reason="iroh is not installed")
 
-from shoal.net.iroh import NetOptions, Refused, Roster, Ticket
+from shoal.net.iroh import IrohTransport, NetOptions, Refused, Roster, Ticket
 from shoal.net.iroh.admission import Admission
 from shoal.net.iroh.hello import ALPN, LENGTH, Hello
 from shoal.net.iroh.roster import Member
@@ -39,8 +39,19 @@ def issuer(peers: int = 4, allow: tuple[str, ...] = ()) -> Admission:
 
 def test_newcomers_get_the_lowest_free_id_or_the_wanted_one() -> None:
     door = issuer(5)
-    ids = [door.admit(key(i), hello(i, wanted=w))[0].id for i, w in ((1, None), (2, 3), (3, None), (4, 3))]
+    ids = [door.admit(key(i), hello(i, wanted=w))[0].id for i, w in ((1, None), (2, 3), (3, None), (4, None))]
     assert ids == [1, 3, 2, 4]
+
+
+def test_an_id_that_is_wanted_and_not_to_be_had_is_refused_and_costs_no_place() -> None:
+    door = issuer(3)
+    door.admit(key(1), hello(1, wanted=2))
+    with pytest.raises(Refused, match="id 2 is taken by the key"):
+        door.admit(key(2), hello(2, wanted=2))
+    with pytest.raises(Refused, match="id 3 is none here: there are 3 peers, 0 to 2"):
+        door.admit(key(2), hello(2, wanted=3))
+    assert len(door.roster) == 2
+    assert door.admit(key(2), hello(2))[0].id == 1
 
 
 def test_who_was_in_has_its_old_id() -> None:
@@ -129,7 +140,7 @@ def test_two_newcomers_at_once_get_two_ids() -> None:
     async def main() -> None:
         async with Party(6) as party:
             await party.host()
-            guests = await asyncio.gather(*(party.join(i, wanted=3) for i in range(1, 6)))
+            guests = await asyncio.gather(*(party.join(i) for i in range(1, 6)))
             assert sorted(guest.transport.id for guest in guests) == [1, 2, 3, 4, 5]
             assert all(guest.transport.experiment == party.experiment for guest in guests)
 
@@ -300,5 +311,33 @@ def test_the_experiment_must_be_the_one_of_the_ticket() -> None:
             host.transport.experiment = b"something else"
             with pytest.raises(Refused, match="another issuer or experiment than the ticket says"):
                 await party.join(1)
+
+    run(main())
+
+
+def test_a_member_comes_back_by_what_it_kept_with_nobody_there() -> None:
+    async def main() -> None:
+        async with Party(3) as party:
+            await party.host()
+            guest = await party.join(1)
+            kept = Roster(3, guest.transport.roster.issuer, guest.transport.roster.digest).filled(
+                guest.transport.roster
+            )
+            await asyncio.gather(*(one.transport.stop(1.0) for one in party.guests))
+            party.guests.clear()
+            again = await IrohTransport.resume(
+                kept, secret=secret(1), experiment=party.experiment, invitation=party.ticket.invitation
+            )
+            try:
+                assert (again.id, again.experiment) == (1, party.experiment)
+                assert again.ticket().invitation == party.ticket.invitation
+                again.roster[1].check()
+                assert again.roster[1].is_proved(kept.issuer, kept.digest)
+            finally:
+                await again.stop(0.0)
+            for wrong in ({"secret": secret(2)}, {"experiment": b"another"}):
+                arguments = {"secret": secret(1), "experiment": party.experiment, "invitation": b"", **wrong}
+                with pytest.raises(ValueError, match="roster: is of another key or experiment"):
+                    await IrohTransport.resume(kept, **arguments)
 
     run(main())

@@ -90,7 +90,11 @@ class Admission:
         roster = self.roster
         if self._allow:
             return self._allow.index(key)
-        if wanted is not None and wanted < roster.peers and wanted not in roster:
+        if wanted is not None:
+            if wanted >= roster.peers:
+                raise Refused(f"id {wanted} is none here: there are {roster.peers} peers, 0 to {roster.peers - 1}")
+            if wanted in roster:
+                raise Refused(f"id {wanted} is taken by the key {roster[wanted].key[:10]}…")
             return wanted
         free = roster.lowest_free()
         if free is None:

@@ -62,4 +62,4 @@ def words(error: BaseException) -> str:
     text = re.sub(r"\s*\(/[^()]*\.rs:\d+:\d+\)", "", text)  # where in its own sources iroh noticed
     if closed := re.search(r'error_code: (\d+), reason: b"(.*)"', text):
         text = f"closed by the other side: {closed[2] or closed[1]}"
-    return text or type(error).__name__
+    return " ".join(text.split()) or type(error).__name__

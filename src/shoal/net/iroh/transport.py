@@ -141,7 +141,7 @@ class IrohTransport(Transport):
             ticket: from the network's host or any member.
             secret: this peer's key. Whoever was in before has its old id again.
             options: of this end of the network.
-            wanted: the id to have, if it is free; otherwise it is the lowest free one.
+            wanted: the id to have; refused if it is taken. A known key has its old id in any case.
             timeout: seconds to try.
             roster: of an earlier life of this peer: more members to ask.
 
@@ -175,6 +175,42 @@ class IrohTransport(Transport):
             if (mine.addresses, mine.relay) != (me.addresses, me.relay):  # the network knew a later one of this peer
                 full.take(myself(endpoint, key, secret, mine.id, mine))
             return cls(endpoint, secret, options, full, welcome.experiment, ticket.invitation)
+        except BaseException:
+            await close(endpoint)
+            raise
+
+    @classmethod
+    async def resume(
+        cls,
+        roster: Roster,
+        *,
+        secret: bytes,
+        experiment: bytes,
+        invitation: bytes,
+        options: NetOptions | None = None,
+    ) -> IrohTransport:
+        """Come back as a member by what an earlier life has kept, whether anybody is there or not.
+
+        Args:
+            roster: from an earlier life; this peer is in it.
+            secret: this peer's key.
+            experiment: its text.
+            invitation: of the ticket by which this peer came.
+            options: of this end of the network.
+
+        Raises:
+            ValueError: the roster is of another experiment, or this peer is not in it.
+            OSError: the address is not to be had.
+        """
+        options = options or NetOptions()
+        key = public(secret)
+        known = roster.find(key)
+        if known is None or roster.digest != digest_of(experiment):
+            raise ValueError("roster: is of another key or experiment; use a new folder, or the old key and experiment")
+        endpoint = await bind(secret, options)
+        try:
+            roster.take(myself(endpoint, key, secret, known.id, known))
+            return cls(endpoint, secret, options, roster, experiment, invitation)
         except BaseException:
             await close(endpoint)
             raise

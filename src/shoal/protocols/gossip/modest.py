@@ -77,7 +77,7 @@ class MoDeST:
     ping: float = 2.0
     timeout: float = 30.0
     patience: float = 300.0
-    needs: ClassVar[Needs] = Needs(asynchrony=True, sampled=True, packs="model")
+    needs: ClassVar[Needs] = Needs(asynchrony=True, requests=True, sampled=True, packs="model")
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.timeout)
