@@ -20,3 +20,21 @@ def atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that is whole, or as it was before, even if power fails; on disk when this returns.
+
+    Args:
+        path: of the file; missing parent folders are made.
+        data: its content.
+        mode: who may read and write it, as far as the process's umask lets them.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with atomically(path) as temporary, open(temporary, "wb", opener=opener) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,3 +54,33 @@ def deferred(on_first: Callable[[], object] = lambda: None) -> Iterator[list[boo
         handle(signal.default_int_handler)
     if asked:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping(on_first: Callable[[], object]) -> Iterator[None]:
+    """Within the block, the first Ctrl-C asks to stop, and a second one ends the process at once, with exit code 130.
+
+    For programs that keep on disk what they need, and whose way to stop takes a while: there may be others to say
+    goodbye to. SIGTERM, and signals that something else handles, are treated as by `deferred`.
+
+    Args:
+        on_first: called at the first, in the main thread, between any two steps of it.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in SIGNALS if main and signal.getsignal(number) is signal.default_int_handler]
+    asked: list[bool] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if asked:
+            sys.stderr.flush()
+            os._exit(130)
+        asked.append(True)
+        on_first()
+
+    for number in ours:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.default_int_handler)

@@ -277,3 +277,17 @@ def test_importing_the_report_is_light():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
     assert page.__doc__
+
+
+def test_time_is_virtual_in_simulations_only(make_run, tmp_path):
+    real = [make_run(f"real/peer-{i}", name="gossip", on="iroh", peer=i) for i in range(2)]
+    simulated = make_run("simulated")
+    html, reader = report(tmp_path, *real)
+    assert "virtual" not in html
+    assert "sent by the peer" in html
+    assert "sent by all peers" not in html
+    assert "gossip (peer-1)" in reader.text
+    assert "virtual time" in report(tmp_path, simulated)[0]
+    html, _ = report(tmp_path, *real, simulated)
+    assert "sent by all peers" not in html
+    assert "counts what that peer sent" in html

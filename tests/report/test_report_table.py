@@ -48,3 +48,11 @@ def test_names_are_text_not_markup_or_control_codes(make_run):
     text = printed([RunFolder(make_run(name="[red]x[/red] \x1b[2Jy"))])
     assert "[red]x[/red]" in text
     assert "\x1b[2J" not in text
+
+
+def test_a_real_peer_has_no_spread_and_sent_what_it_sent_itself(make_run):
+    stats = {"accuracy": {"mean": 0.9, "std": 0.0, "min": 0.9, "max": 0.9}}
+    real = {"on": "iroh", "peer": 3, "peers": 4, "summary": stats, "bytes": {"total": 8_000_000}}
+    row = compare([RunFolder(make_run("a", **real))])[0]
+    assert row.final == "90.0 %"
+    assert (row.extremes, row.bytes_total, row.bytes_per_peer) == ("–", "8 MB", "8 MB")

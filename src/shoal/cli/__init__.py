@@ -36,7 +36,8 @@ def explain(error: BaseException) -> str | None:
     """One line for an error that a user can mend; None for one that is a fault of Shoal, and keeps its traceback.
 
     Mendable are: wrong usage, what Shoal itself refuses, what a world reports (a deadlock, a diverged model), files
-    that cannot be read or written, and libraries that are not installed.
+    that cannot be read or written, others that cannot be reached or do not let one in, and libraries that are not
+    installed.
     """
     if hasattr(error, "format_message"):  # of the command line
         return _usage(error)
@@ -47,7 +48,8 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, ValueError | ImportError) and _raised_here(error) else None
+    mendable = isinstance(error, ValueError | ImportError | OSError)
+    return str(error) if mendable and _raised_here(error) else None
 
 
 def _raised_here(error: BaseException) -> bool:

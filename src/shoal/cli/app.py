@@ -107,6 +107,70 @@ def run(
     run_and_report(arms, out or "runs", together=len(arms) > 1)
 
 
+_OUT = Annotated[str, typer.Option(help="Folder of run folders; what a later life needs lies there, too.")]
+_ID = Annotated[int | None, _option("Which peer to be (default: any that is free; `up`: the server, or 0).")]
+_DATA = Annotated[
+    Path | None, _option("Own data, .npz or .safetensors with inputs and targets (default: its part of the task's).")
+]
+_KEY = Annotated[Path | None, _option("File of the secret key, made if it is not there (default: one in the folder).")]
+_BIND = Annotated[str | None, _option("Address and port to listen at, e.g. 0.0.0.0:4433.")]
+_DEVICE = Annotated[str | None, _option("Torch device (default: cpu).")]
+_HTTP = Annotated[str, typer.Option(metavar="HOST:PORT|off", help="Where the page is that shows how it goes.")]
+_PAGE = "127.0.0.1:0"
+
+
+@app.command()
+def up(
+    experiment: Annotated[str, typer.Argument(help="A settings file.toml, with a table [net] if you like.")],
+    id: _ID = None,
+    data: _DATA = None,
+    name: Annotated[
+        str | None, _option("What the run is called (default: the file's, or the protocol's name).")
+    ] = None,
+    out: Annotated[str | None, _option("Folder of run folders (default: the file's, or runs).")] = None,
+    key: _KEY = None,
+    bind: _BIND = None,
+    device: _DEVICE = None,
+    http: _HTTP = _PAGE,
+) -> None:
+    """Open an experiment to other machines: print the ticket by which they join, and live there as a peer.
+
+    The same command again in the same place goes on where it was left.
+    """
+    from shoal.cli import deploying
+
+    deploying.up(experiment, name, deploying.Options(out, id, data, key, bind, device, http))
+
+
+@app.command()
+def join(
+    ticket: Annotated[str, typer.Argument(help="The word that `shoal up` printed, or a file that holds it.")],
+    id: _ID = None,
+    data: _DATA = None,
+    out: _OUT = "runs",
+    key: _KEY = None,
+    bind: _BIND = None,
+    device: _DEVICE = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to try to get in.")] = 30.0,
+    http: _HTTP = _PAGE,
+) -> None:
+    """Join an experiment by a ticket, and live there as a peer, with data of one's own.
+
+    The same command again in the same place goes on where it was left.
+    """
+    from shoal.cli import deploying
+
+    deploying.join(ticket, timeout, deploying.Options(out, id, data, key, bind, device, http))
+
+
+@app.command("key")
+def key_command(file: Annotated[Path, typer.Argument(help="File of a secret key, made if it is not there.")]) -> None:
+    """Print the public key of a secret one, as an allow-list wants it."""
+    from shoal.cli.deploying import show_key
+
+    typer.echo(show_key(file))
+
+
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder of run folders.")] = "runs",

@@ -79,7 +79,7 @@ class Bars:
             if source != self._source:
                 self._source = source
                 self._bars.console.print(source, highlight=False, markup=False)
-        detail = _figures(state.time, state.bytes, state.latest)
+        detail = figures(state.time, state.bytes, state.latest)
         self._bars.update(self._bar, total=max(1, state.total), completed=state.done, detail=detail)
 
     def end(self, info: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class Lines:
         elif now - self._last >= SECONDS:
             self._last = now
             share = state.done / max(1, state.total)
-            print(f"{self._name}: {share:.0%}  {_figures(state.time, state.bytes, state.latest)}", file=sys.stderr)
+            print(f"{self._name}: {share:.0%}  {figures(state.time, state.bytes, state.latest)}", file=sys.stderr)
 
     def end(self, info: dict[str, Any]) -> None:
         """The last line."""
@@ -131,10 +131,11 @@ def _source(state: State) -> str:
 
 def _summary(info: dict[str, Any]) -> str:
     means = {name: values["mean"] for name, values in info.get("summary", {}).items()}
-    return _figures(info["virtual_seconds"], info["bytes"]["total"], means)
+    return figures(info["virtual_seconds"], info["bytes"]["total"], means)
 
 
-def _figures(seconds: float, sent: float, scores: dict[str, float]) -> str:
+def figures(seconds: float, sent: float, scores: dict[str, float]) -> str:
+    """Time, bytes and the first two scores, as people read them."""
     from shoal.report.units import digits, human_bytes, human_time
 
     shown = "  ".join(f"{name} {digits(value)}" for name, value in sorted(scores.items())[:2])

@@ -41,12 +41,13 @@ def run_and_report(arms: list[tuple[str | None, dict[str, Any]]], out: str | Pat
                 shown.end(run.info)
     except BaseException:
         if begun:
-            _report(begun, out, together)
+            report_runs(begun, out, together)
         raise
-    _report(begun, out, together)
+    report_runs(begun, out, together)
 
 
-def _report(runs: list[Run], out: str | Path, together: bool) -> None:
+def report_runs(runs: list[Run], out: str | Path, together: bool = False) -> None:
+    """Print a table of runs, and write their reports; arguments as of `run_and_report`."""
     from shoal.report import RunFolder, write_report
 
     folders = [RunFolder(run.folder) for run in runs if run.folder is not None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal import __version__
+from shoal.deployment.logbook import Logbook
 from shoal.engine import World
 from shoal.engine.compute import Job
 from shoal.engine.errors import NonFinite, ShoalError
@@ -20,13 +21,21 @@ from shoal.engine.state import State
 from shoal.learning import Learner, Shard
 from shoal.learning.data.dataset import first_not_finite
 from shoal.protocols import check_needs
+from shoal.report import RunFolder
 from shoal.simulation.describe import describe_shards, describe_topology
 from shoal.simulation.parts import Parts
-from shoal.simulation.run import FORMAT, Run, summarise
+from shoal.simulation.run import COLUMNS, FORMAT, Run, summarise
 from shoal.simulation.settings import Settings
 from shoal.tensors.random import key, permutation
 
 SIMULATED = ("network", "devices", "faults", "attack", "until", "trace", "workers", "eval_peers", "batched")
+
+
+class Logged(Run):
+    """A run whose log is written by somebody else, as things happen."""
+
+    def _save_log(self, target: Path) -> None:
+        pass
 
 
 class LivingWorld(Protocol):
@@ -63,7 +72,8 @@ class Node:
         id: which of its peers; the server has the last one.
         world: where it lives.
         shard: its own data, instead of the part that the experiment's partition gives it.
-        folder: run folder; None stores nothing.
+        folder: run folder; None stores nothing. Of a folder that an earlier life has left, the measurements go on.
+        logbook: where the world's log is written as things happen; None writes its end with the rest of the run.
         on: what carries its messages, for run.json.
 
     Attributes:
@@ -80,15 +90,17 @@ class Node:
         *,
         shard: Shard | None = None,
         folder: Path | None = None,
+        logbook: Logbook | None = None,
         on: str = "",
     ) -> None:
         check_needs(parts.name, parts.needs, world.offers)
         self.parts, self.id, self.world = parts, id, world
+        self._private = shard is not None
         self.shard = parts.shards[id] if shard is None else shard
         self.peer: Learner | None = None
         self.latest: dict[str, float] = {}
         self.status = "waiting"
-        self._on, self._wall, self._began = on, time.time(), time.monotonic()
+        self._on, self._wall, self._began, self._before = on, time.time(), time.monotonic(), 0.0
         self._evaluations: set[asyncio.Task[None]] = set()
         self._error: str | None = None
         s = parts.settings
@@ -96,12 +108,15 @@ class Node:
         test = parts.task.dataset.test
         some = permutation(key(s.seed, "test samples"), len(test))[: s.eval_samples]
         self._test = test if s.eval_samples >= len(test) else test[some]
-        self.result = Run(folder, {}, world.metrics, {}, [])
+        self.result = (Run if logbook is None else Logged)(folder, {}, world.metrics, {}, [])
         world.on_commit = self._committed
+        if logbook is not None:
+            world.on_log = logbook.write
 
     def make_peer(self, id: int, world: World, state: State | None) -> Learner:
         """For `RealWorld.run`: the learner, with the same data, model and draws as in a simulation."""
         parts, s = self.parts, self.parts.settings
+        self._go_on(0 if state is None else int(state.get("round", 0)))
         seed = key(s.seed, "init") if s.init == "common" else key(s.seed, "init", id)
         row = None if parts.server is not None or parts.holders == 1 else parts.topology.row
         self.peer = Learner(
@@ -115,14 +130,21 @@ class Node:
             init_seed=seed,
             packer=parts.packer,
         )
+        self.save()
         return self.peer
 
     async def protocol(self, me: Learner) -> None:
-        """What the peer does: it is measured before its first round, and the protocol runs."""
+        """What the peer does: it is measured before its first round, and the protocol runs.
+
+        In a later life, what the one before left unmeasured is measured first.
+        """
         self.status = "running"
-        if me.lives == 1:
-            self._measure(0, me.state["model"])
+        r = int(me.state.get("round", 0))
+        self.world.log("begins", self.id, round=r, lives=me.lives)
+        if (r == 0 or self._due(r)) and all(row[1] != r for row in self.world.metrics):
+            self._measure(r, me.state["model"])
         await self.parts.protocol(me)
+        await asyncio.gather(*self._evaluations)
 
     async def finish(self, status: str, error: BaseException | None = None) -> Run:
         """Evaluate the final model on all test samples, and store the run.
@@ -145,6 +167,7 @@ class Node:
                     scores = self._evaluate(vector, self.parts.task.dataset.test)
                     self.result.info["summary"] = summarise({self.id: scores})
         finally:
+            self.world.log(status, self.id, **({} if self._error is None else {"error": self._error}))
             self.save()
         return self.result
 
@@ -152,11 +175,14 @@ class Node:
 
     def _committed(self, peer: Learner) -> None:
         r = int(peer.state.get("round", 0))
-        if r and (r % self._every == 0 or r == self.parts.settings.rounds):
+        if r and self._due(r):
             vector = peer.state["model"]
             if first_not_finite(vector) is not None:
                 raise NonFinite(f"the model of peer {peer.id} has NaN or infinity in it after round {r}")
             self._measure(r, vector)
+
+    def _due(self, r: int) -> bool:
+        return r % self._every == 0 or r == self.parts.settings.rounds
 
     def _measure(self, r: int, vector: Tensor) -> None:
         task = asyncio.get_running_loop().create_task(self._measured(r, vector))
@@ -168,6 +194,7 @@ class Node:
         scores: dict[str, float] = await self.world.off_loop(self._evaluate, vector, self._test)
         self.latest = scores
         self.world.metrics.extend((now, r, sent, self.id, name, value) for name, value in scores.items())
+        self.world.log("measured", self.id, round=r, sent=sent, **scores)
         self.save()
 
     def _evaluate(self, vector: Tensor, data: Any) -> dict[str, float]:
@@ -181,13 +208,34 @@ class Node:
 
     # -- on disk ---------------------------------------------------------------------------------------------
 
+    def _go_on(self, r: int) -> None:
+        """Take over what earlier lives measured up to round `r`, what they sent, and when the first one began."""
+        folder = self.result.folder
+        if folder is None or not (folder / "run.json").is_file():
+            return
+        earlier = RunFolder(folder)
+        rows = zip(*(getattr(earlier.metrics, column).tolist() for column in COLUMNS), strict=True)
+        self.world.metrics.extend(row for row in rows if row[1] <= r)
+        self._wall = min(self._wall, float(earlier.info.get("began", self._wall)))
+        self._before = earlier.facts.wall_seconds or 0.0
+        self.world.earlier = max(time.time() - self._wall, earlier.facts.virtual_seconds or 0.0)
+        ledger: Ledger = self.world.ledger
+        for name, channel in earlier.ledger.channels.items():
+            account = ledger.account(name)
+            account.messages, account.sent, account.lost = channel.messages, channel.sent, channel.lost
+            self.world.received[name] = channel.received
+        ledger.total = ledger.by_peer[self.id] = earlier.ledger.total or 0
+
     def save(self) -> None:
-        """Write the run folder as it is now, if there is one."""
-        if self.result.folder is None:
+        """Write the run folder as it is now, if there is one, and if the peer's life has begun."""
+        if self.result.folder is None or self.peer is None:
             return
         s, parts, ledger = self.parts.settings, self.parts, self.world.ledger.as_dict()
+        received = getattr(self.world, "received", {})
+        for name in received:
+            ledger["channels"].setdefault(name, {})["received"] = received[name]
         self.result.events = list(getattr(self.world, "events", ()))
-        reached = 0 if self.peer is None else int(self.peer.state.get("round", 0))
+        reached = int(self.peer.state.get("round", 0))
         self.result.info.update(
             {
                 "format": FORMAT,
@@ -198,20 +246,17 @@ class Node:
                 "error": self._error,
                 "on": self._on,
                 "peer": self.id,
-                "lives": 1 if self.peer is None else self.peer.lives,
+                "lives": self.peer.lives,
                 "began": self._wall,
                 "config": s.model_dump(),
                 "seed": s.seed,
                 "peers": parts.holders,
                 "rounds": reached,
                 "virtual_seconds": self.world.now(),
-                "wall_seconds": time.monotonic() - self._began,
+                "wall_seconds": self._before + time.monotonic() - self._began,
                 "parameters": parts.trainer.layout.size,
                 "compute": [],
-                "data": {
-                    "source": parts.task.dataset.source,
-                    "shards": describe_shards(parts.task.dataset, parts.shards[: parts.holders]),
-                },
+                "data": self._describe_data(),
                 "topology": describe_topology(parts.topology),
                 "byzantine": [],
                 "bytes": {name: ledger[name] for name in ("total", "channels", "by_peer")},
@@ -219,3 +264,9 @@ class Node:
         )
         self.result.info.setdefault("summary", {})
         self.result.save()
+
+    def _describe_data(self) -> dict[str, Any]:
+        dataset = self.parts.task.dataset
+        if self._private:
+            return {"source": f"{len(self.shard or ())} samples of its own; tested on {dataset.source}", "shards": []}
+        return {"source": dataset.source, "shards": describe_shards(dataset, self.parts.shards[: self.parts.holders])}

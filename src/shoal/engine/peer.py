@@ -99,6 +99,11 @@ class Peer:
         """All peers but the one with the server role."""
         return [i for i in range(self._world.size) if i != self._world.server]
 
+    @property
+    def waiting_for(self) -> list[str]:
+        """What the protocol awaits at the moment, in words for a report: one entry for each task that waits."""
+        return [what if isinstance(what, str) else what() for what in self._awaiting.values()]
+
     def key(self, purpose: str, *parts: int) -> int:
         """A 64-bit key for draws from `shoal.tensors.random`; the same for the same seed, peer and arguments."""
         return key(self._key, purpose, *parts)
@@ -439,10 +444,6 @@ class Peer:
 
     def _waits(self, what: str | Callable[[], str]) -> _Waits:
         return _Waits(self, what)
-
-    def _blocked(self) -> list[str]:
-        """What the peer waits for, for a report."""
-        return [what if isinstance(what, str) else what() for what in self._awaiting.values()]
 
     def _refuse(self, message: Message) -> None:
         """A message was dropped for the NaN in it: whoever waits for it, here or at the sender, gets to know."""

@@ -360,7 +360,7 @@ class SimulatedWorld(World):
             pending = [task for task in self._tasks[id] if not task.done()]
             if not pending:
                 continue
-            awaited = "; ".join(peer._blocked()) or "something outside the engine"
+            awaited = "; ".join(peer.waiting_for) or "something outside the engine"
             lines.append(f"  peer {id}, round {peer.round}: {awaited} ({_where(pending[0])})")
         return "\n".join(lines[:most] + ([f"  ... and {len(lines) - most} more"] if len(lines) > most else []))
 

@@ -58,6 +58,11 @@ class Members:
         self._finished.add(other)
         self._tell()
 
+    @property
+    def ended(self) -> set[int]:
+        """The others that have finished their protocol."""
+        return set(self._finished)
+
     def _tell(self) -> None:
         changed, self._changed = self._changed, set()
         for future in changed:

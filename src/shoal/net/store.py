@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from shoal.engine.state import State
-from shoal.files import atomically
+from shoal.files import write_durably
 from shoal.tensors.payload import MalformedPayload, decode, encode
 
 STATE, LIVES = "state.bin", "lives.bin"
@@ -31,12 +30,12 @@ class Store:
         """
         path = self.folder / LIVES
         lives = (_read(path) if path.exists() else 0) + 1
-        _write(path, encode(lives))
+        write_durably(path, encode(lives))
         return lives
 
     def save(self, state: bytes) -> None:
         """Keep a state, as `Snapshot.encode` gives it, in place of the one before; durable when this returns."""
-        _write(self.folder / STATE, state)
+        write_durably(self.folder / STATE, state)
 
     def load(self) -> State | None:
         """The state that was kept last, or None.
@@ -61,10 +60,3 @@ def _read(path: Path) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{path}: holds {value!r:.80} instead of a number; remove it to begin anew")
     return value
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomically(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

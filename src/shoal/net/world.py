@@ -54,6 +54,7 @@ class RealWorld(World):
         metrics: rows (time, round, bytes sent, peer, name, value) of `Peer.record`.
         events: the end of the log.
         members: who is here.
+        earlier: seconds that went by between the first life's beginning and this one's.
         on_commit: called as `on_commit(peer)` when the peer has committed its state.
         on_log: called with each entry of the log.
         on_control: called as `on_control(sender, content)` with what other worlds tell beside what peers say.
@@ -99,6 +100,7 @@ class RealWorld(World):
         self._noted: dict[tuple[str, int], int] = {}  # how often a sender was the reason of an entry of the log
         self._named: dict[int, set[str]] = {}
         self._number = 0
+        self.earlier = 0.0
         self._began = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._committing = asyncio.Lock()
@@ -188,8 +190,8 @@ class RealWorld(World):
     # -- services of a World ---------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Seconds since the peer's protocol began in this life."""
-        return time.monotonic() - self._began
+        """Seconds since the peer's protocol began, in its first life if `earlier` says how long that is ago."""
+        return self.earlier + time.monotonic() - self._began
 
     def neighbours(self, peer: int, round: int) -> tuple[int, ...]:
         """To whom `peer` sends in a round."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shoal.report import figures
 from shoal.report.events import Digest, digest
 from shoal.report.figures import Graph
-from shoal.report.folder import Channel, Kernel, RunFolder, Shards, Topology
+from shoal.report.folder import Channel, Kernel, RunFolder, Shards, Topology, words
 from shoal.report.series import Metric, final_values
 from shoal.report.table import Row
 from shoal.report.units import digits, human_bytes, human_time
@@ -42,11 +42,13 @@ class Detail:
     """What the page shows of one run."""
 
     row: Row
+    time: str
     facts: list[tuple[str, str]]
     error: str | None
     partition: Picture | None
     topology: Picture | None
     channels: list[tuple[str, ...]]
+    columns: list[str]
     shares: str
     compute: list[Kernel]
     log: Digest
@@ -58,12 +60,14 @@ def details(run: RunFolder, row: Row, metric: Metric | None, same_shards_as: str
     facts = run.facts
     return Detail(
         row=row,
+        time=words([run]).time,
         facts=_facts(run, row),
         error=facts.error,
         partition=_partition(facts.data, same_shards_as),
         topology=_topology(run, metric),
         channels=_channels(run),
-        shares=_shares(run.ledger.by_peer),
+        columns=[column.replace("_", " ") for column in _columns(run)],
+        shares=_shares(run.ledger.by_peer) if facts.peer is None else "",
         compute=facts.compute,
         log=digest(run.events()),
         config=json.dumps(facts.config, indent=2, ensure_ascii=False) if facts.config else "",
@@ -78,8 +82,10 @@ def _facts(run: RunFolder, row: Row) -> list[tuple[str, str]]:
         ("status", facts.status),
         ("peers", row.peers),
         ("rounds", row.rounds),
-        ("virtual time", row.virtual_time),
-        ("wall time", human_time(wall) if wall is not None else ""),
+        ("on", facts.on),
+        ("peer", "" if facts.peer is None else str(facts.peer)),
+        (words([run]).time, row.time),
+        ("wall time", human_time(wall) if wall is not None and not facts.on else ""),
         ("seed", "" if facts.seed is None else str(facts.seed)),
         ("data", facts.data.source if facts.data else ""),
     ]
@@ -136,7 +142,8 @@ def _topology(run: RunFolder, metric: Metric | None) -> Picture | None:
     colors = {peer: (value - low) / (high - low) if high > low else 0.5 for peer, value in finals.items()}
     ramp = Ramp(figures.SCALE, metric.show(low), f"{metric.show(high)} final {metric.label}")
     if high == low:
-        ramp = Ramp((figures.SCALE[2],) * 2, "every peer", f"{metric.show(high)} final {metric.label}")
+        who = "every peer" if run.facts.peer is None else f"peer {run.facts.peer}"
+        ramp = Ramp((figures.SCALE[2],) * 2, who, f"{metric.show(high)} final {metric.label}")
     return Picture(figures.topology(graph, colors, f"topology: {caption}"), caption, ramp)
 
 
@@ -168,14 +175,20 @@ def _in_words(graph: Graph, spectral_gap: float | None) -> str:
     return f"{graph.peers:,} peers, {len(graph.edges):,} {kind}; {words}{gap}."
 
 
+def _columns(run: RunFolder) -> tuple[str, ...]:
+    """What is told of each channel."""
+    alone = run.facts.peer is not None
+    return ("sent", "lost", "received") if alone else ("sent", "delivered", "lost", "in_flight", "duplicated")
+
+
 def _channels(run: RunFolder) -> list[tuple[str, ...]]:
-    """Rows (channel, messages, sent, delivered, lost, in flight, duplicated), with a sum below several."""
-    channels = run.ledger.channels
-    rows = [(name, *_bytes(channel)) for name, channel in sorted(channels.items())]
+    """Rows (channel, messages, bytes by column), with a sum below several."""
+    channels, columns = run.ledger.channels, _columns(run)
+    rows = [(name, *_bytes(channel, columns)) for name, channel in sorted(channels.items())]
     if len(rows) > 1:
         names = Channel.__struct_fields__
         total = Channel(**{name: sum(getattr(channel, name) for channel in channels.values()) for name in names})
-        rows.append(("all", *_bytes(total)))
+        rows.append(("all", *_bytes(total, columns)))
     return rows
 
 
@@ -187,6 +200,5 @@ def _shares(by_peer: list[int]) -> str:
     return f"Each peer sent {most}." if least == most else f"A peer sent {least} to {most}, {middle} in the median."
 
 
-def _bytes(channel: Channel) -> tuple[str, ...]:
-    amounts = (channel.sent, channel.delivered, channel.lost, channel.in_flight, channel.duplicated)
-    return (f"{channel.messages:,}", *(human_bytes(amount) for amount in amounts))
+def _bytes(channel: Channel, columns: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"{channel.messages:,}", *(human_bytes(getattr(channel, column)) for column in columns))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,13 +27,14 @@ class NotARun(ValueError):
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """Bytes of one channel; `messages` is a count."""
+    """Bytes of one channel; `messages` is a count. A peer on a real machine cannot tell what arrived elsewhere."""
 
     sent: int = 0
     delivered: int = 0
     lost: int = 0
     in_flight: int = 0
     duplicated: int = 0
+    received: int = 0
     messages: int = 0
 
 
@@ -79,7 +80,11 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """`run.json` with types. Times are in seconds; what the run did not write is None or empty."""
+    """`run.json` with types. Times are in seconds; what the run did not write is None or empty.
+
+    Of a run on real machines, `on` is what carried the messages, and `virtual_seconds` went by on the wall clock. Where
+    each peer has a folder of its own, `peer` is which one: measurements and bytes are that peer's alone.
+    """
 
     format: int
     protocol: str
@@ -90,6 +95,8 @@ class Facts(msgspec.Struct, frozen=True):
     shoal: str = ""
     seed: int | None = None
     rounds: int | None = None
+    on: str = ""
+    peer: int | None = None
     virtual_seconds: float | None = None
     wall_seconds: float | None = None
     config: dict[str, Any] = {}
@@ -100,12 +107,30 @@ class Facts(msgspec.Struct, frozen=True):
     summary: dict[str, Stats] | None = None
 
 
+class Words(NamedTuple):
+    """How a report calls the time that passed and the bytes that were sent."""
+
+    time: str
+    sent: str
+
+
+def words(runs: Iterable["RunFolder"]) -> Words:
+    """The words that are true of all `runs`: in a simulation time is virtual, and a real peer counts its own bytes."""
+    facts = [run.facts for run in runs]
+    alone = {each.peer is not None for each in facts}
+    sent = {frozenset({False}): "sent by all peers", frozenset({True}): "sent by the peer"}
+    return Words(
+        time="time" if any(each.on for each in facts) else "virtual time",
+        sent=sent.get(frozenset(alone), "sent"),
+    )
+
+
 @dataclass(frozen=True)
 class Metrics:
     """`metrics.csv` as columns of equal length, in file order.
 
-    `time` is in virtual seconds, `bytes` counts what all peers had sent by then, `peer` is -1 for the average
-    model of all peers.
+    `time` is in seconds, virtual ones in a simulation; `bytes` counts what had been sent by then, by all peers or by
+    the one that the run is of; `peer` is -1 for the average model of all peers.
     """
 
     time: NDArray[np.float64]
@@ -176,18 +201,18 @@ class RunFolder:
         return read_metrics(self.path / "metrics.csv")
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The lines of `log.jsonl` one by one, without those that are no JSON object (a torn last line)."""
-        path = self.path / "log.jsonl"
-        if not path.is_file():
-            return
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict):
-                    yield event
+        """The lines of `log.jsonl`, and of an older part of it, without those that are no JSON object (a torn line)."""
+        for path in (self.path / "log.1.jsonl", self.path / "log.jsonl"):
+            if not path.is_file():
+                continue
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    try:
+                        event = json.loads(line)
+                    except ValueError:
+                        continue
+                    if isinstance(event, dict):
+                        yield event
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from shoal.files import atomically
 from shoal.report import figures
 from shoal.report.details import Detail, Picture, details
 from shoal.report.figures import Pen, Trace
-from shoal.report.folder import RunFolder
+from shoal.report.folder import RunFolder, words
 from shoal.report.series import Axis, Metric, cost, curve, final_stats, final_values, main_metric, target
 from shoal.report.table import Row, compare, headings
 from shoal.report.tradeoff import tradeoff
@@ -66,7 +66,8 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
     return {
         "title": rows[0].run if len(runs) == 1 else f"{len(runs)} runs",
         "verdict": _verdict(runs, rows, metric),
-        "headings": headings(metric),
+        "headings": headings(metric, words(runs).time),
+        "words": words(runs),
         "rows": rows,
         "pens": pens,
         "few": len(runs) <= _FEW,
@@ -97,7 +98,7 @@ def _verdict(runs: Sequence[RunFolder], rows: Sequence[Row], metric: Metric | No
         models = "peer" if row.peers == "1" else "peers"
         return (
             f"{row.protocol} on {row.peers} {models}: final {metric.label} {row.final} "
-            f"after {row.rounds} rounds, {row.virtual_time} of virtual time and {row.bytes_total} sent."
+            f"after {row.rounds} rounds, {row.time} of {words(runs).time} and {row.bytes_total} sent."
         )
     means = {row.run: final_stats(run, metric).mean for run, row in zip(runs, rows, strict=True) if row.whole}
     finite = {name: mean for name, mean in means.items() if mean is not None and np.isfinite(mean)}
@@ -106,7 +107,7 @@ def _verdict(runs: Sequence[RunFolder], rows: Sequence[Row], metric: Metric | No
     best = (max if metric.higher_is_better else min)(finite, key=lambda name: finite[name])
     row = next(row for row in rows if row.run == best)
     return (
-        f"Best final {metric.label}: {best} with {row.final}, after {row.virtual_time} of virtual time "
+        f"Best final {metric.label}: {best} with {row.final}, after {row.time} of {words(runs).time} "
         f"and {row.bytes_total} sent."
     )
 
@@ -126,7 +127,8 @@ def _curves(runs: Sequence[RunFolder], rows: Sequence[Row], pens: Sequence[Pen],
         return Picture("", f"No finite value of {metric.label} was measured.")
     longest = max(float(line.x.max()) for line in lines)
     unit = {"time": time_unit(longest), "bytes": byte_unit(longest), "round": None}[axis]
-    words = {"time": "virtual time", "bytes": "sent by all peers", "round": "round"}[axis]
+    said = words(runs)
+    what = {"time": said.time, "bytes": said.sent, "round": "round"}[axis]
     ends = "; ".join(
         f"{row.run} ends at {metric.show(last.mean[-1])}"
         for row, trace in zip(rows, traces, strict=True)
@@ -135,10 +137,10 @@ def _curves(runs: Sequence[RunFolder], rows: Sequence[Row], pens: Sequence[Pen],
     svg = figures.curves(
         traces,
         title=metric.label + (f" ({metric.unit.strip()})" if metric.unit else ""),
-        x_label=f"{words} ({unit.name})" if unit else words,
+        x_label=f"{what} ({unit.name})" if unit else what,
         x_size=unit.size if unit else 1.0,
         scale=metric.scale,
-        alt=f"{metric.label} against {words}: {ends}",
+        alt=f"{metric.label} against {what}: {ends}",
     )
     return Picture(svg, "")
 
@@ -148,6 +150,8 @@ def _notes(runs: Sequence[RunFolder], rows: Sequence[Row], metric: Metric | None
     if metric is None:
         return []
     notes = []
+    if len({run.facts.peer is None for run in runs}) > 1:
+        notes.append("A run of one peer counts what that peer sent; the others count what all peers sent.")
     tables = [run.metrics.of(metric.name) for run in runs]
     if any(len(np.unique(table.peers.peer)) > 1 for table in tables):
         band = " Band: 10th to 90th percentile." if len(runs) <= figures.BANDED else ""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shoal.report.folder import RunFolder, labels
+from shoal.report.folder import RunFolder, labels, words
 from shoal.report.series import Metric, final_stats, main_metric
 from shoal.report.units import MISSING, human_bytes, human_time
 
@@ -22,7 +22,7 @@ class Row:
     rounds: str
     final: str
     extremes: str
-    virtual_time: str
+    time: str
     bytes_total: str
     bytes_per_peer: str
     status: str
@@ -38,12 +38,12 @@ class Row:
         return self.status == "finished"
 
 
-def headings(metric: Metric | None) -> tuple[str, ...]:
-    """The column titles of the comparison by `metric`."""
+def headings(metric: Metric | None, time: str = "virtual time") -> tuple[str, ...]:
+    """The column titles of the comparison by `metric`; `time` as of `words`."""
     final = f"final {metric.label}" if metric else "final metric"
     return (
         "run", "protocol", "peers", "rounds", final, "min .. max",
-        "virtual time", "sent", "sent per peer", "status",
+        time, "sent", "sent per peer", "status",
     )  # fmt: skip
 
 
@@ -60,11 +60,13 @@ def compare(runs: Sequence[RunFolder], metric: Metric | None = None) -> list[Row
 
 def _row(run: RunFolder, label: str, metric: Metric | None) -> Row:
     facts, sent = run.facts, run.ledger.total
+    senders = max(1, facts.peers) if facts.peer is None else 1
     final = extremes = MISSING
     if metric is not None:
         stats = final_stats(run, metric)
-        final = metric.mean_and_spread(stats.mean, stats.std if facts.peers > 1 else None)
-        if stats.min is not None and stats.max is not None:
+        several = facts.peers > 1 and facts.peer is None
+        final = metric.mean_and_spread(stats.mean, stats.std if several else None)
+        if stats.min is not None and stats.max is not None and facts.peer is None:
             extremes = f"{metric.number(stats.min)} .. {metric.number(stats.max)}{metric.unit}"
     return Row(
         run="".join(letter if letter.isprintable() else "\ufffd" for letter in label),
@@ -73,9 +75,9 @@ def _row(run: RunFolder, label: str, metric: Metric | None) -> Row:
         rounds=MISSING if facts.rounds is None else f"{facts.rounds:,}",
         final=final,
         extremes=extremes,
-        virtual_time=human_time(facts.virtual_seconds),
+        time=human_time(facts.virtual_seconds),
         bytes_total=human_bytes(sent),
-        bytes_per_peer=human_bytes(None if sent is None else sent / max(1, facts.peers)),
+        bytes_per_peer=human_bytes(None if sent is None else sent / senders),
         status=facts.status,
     )
 
@@ -94,7 +96,7 @@ def summary_table(runs: Sequence[RunFolder], width: int | None = None) -> "Table
     from rich.table import Table
     from rich.text import Text
 
-    titles, rows = list(headings(main_metric(runs))), compare(runs)
+    titles, rows = list(headings(main_metric(runs), words(runs).time)), compare(runs)
     columns = list(range(len(titles)))
     widest = [max((len(row.cells[c]) for row in rows), default=0) for c in columns]
 

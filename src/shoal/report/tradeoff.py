@@ -11,7 +11,7 @@ import numpy as np
 from shoal.report import figures
 from shoal.report.details import Picture
 from shoal.report.figures import Pen, Point
-from shoal.report.folder import RunFolder
+from shoal.report.folder import RunFolder, words
 from shoal.report.series import Metric, final_stats
 from shoal.report.table import Row
 from shoal.report.units import byte_unit, human_bytes, human_time, time_unit
@@ -66,8 +66,8 @@ def tradeoff(
     took = [float(runs[i].facts.virtual_seconds or 0.0) for i in shown]
     if len(shown) < 2 or max(sent) == 0.0:
         return None
-    unit = byte_unit(max(sent))
-    pictures = [_picture(shown, sent, values, pens, metric, f"sent by all peers ({unit.name})", unit.size, rows)]
+    unit, said = byte_unit(max(sent)), words(runs)
+    pictures = [_picture(shown, sent, values, pens, metric, f"{said.sent} ({unit.name})", unit.size, rows)]
     networks = [str(runs[i].facts.config.get("network", "")) for i in shown]
     groups = list(dict.fromkeys(networks))
     if len(groups) > _NETWORKS:
@@ -77,7 +77,7 @@ def tradeoff(
         if not some or max(took[k] for k in some) == 0.0:
             continue
         longest = time_unit(max(took[k] for k in some))
-        label = f"virtual time ({longest.name})" + (f", network {network}" if len(groups) > 1 else "")
+        label = f"{said.time} ({longest.name})" + (f", network {network}" if len(groups) > 1 else "")
         pictures.append(
             _picture(
                 [shown[k] for k in some],

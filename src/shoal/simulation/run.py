@@ -97,13 +97,16 @@ class Run:
         if self.models:
             with atomically(self.folder / "model.safetensors") as path:
                 self._write_models(path)
-        with atomically(self.folder / "log.jsonl") as path:
-            _write_lines(path, self.events)
+        self._save_log(self.folder / "log.jsonl")
         if self.trace is not None:
             with atomically(self.folder / "trace.jsonl") as path:
                 _write_lines(path, self.trace)
         with atomically(self.folder / "run.json") as path:
-            path.write_text(json.dumps(_plain(self.info), indent=1, allow_nan=False), encoding="utf-8")
+            path.write_text(json.dumps(plain(self.info), indent=1, allow_nan=False), encoding="utf-8")
+
+    def _save_log(self, target: Path) -> None:
+        with atomically(target) as path:
+            _write_lines(path, self.events)
 
     def _write_models(self, path: Path) -> None:
         from safetensors.torch import save_file
@@ -124,15 +127,15 @@ class Run:
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as stream:
         for row in rows:
-            stream.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+            stream.write(json.dumps(plain(row), allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """The value with null for NaN and infinity, which JSON does not have."""
+def plain(value: Any) -> Any:
+    """A value of dictionaries, lists and scalars with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -135,7 +135,8 @@ class Settings(BaseModel):
     def read(path: str | Path) -> dict[str, Any]:
         """Keyword arguments from a TOML file, e.g. to be changed before `of`.
 
-        Beside the settings, `name` and `out` may stand there. A hyphen in a key is an underscore.
+        Beside the settings, `name` and `out` may stand there, and a table `[net]`, which means something to `shoal up`
+        alone and is left out. A hyphen in a key is an underscore.
 
         Raises:
             ValueError: the file is missing, not TOML, or has a key that is no setting; the message begins with its
@@ -149,6 +150,8 @@ class Settings(BaseModel):
             raise ValueError(f"{path}: not TOML: {error}") from None
         known = dict.fromkeys([*Settings.model_fields, "name", "out"])
         values = {name.replace("-", "_"): value for name, value in content.items()}
+        if isinstance(values.get("net"), dict):
+            del values["net"]
         for name, value in values.items():
             if isinstance(value, dict):
                 raise ValueError(f"{path}: [{name}] is a table; settings stand at the top, as in peers = 32")
