@@ -20,6 +20,8 @@ from shoal.tensors.payload import MAX_DEPTH, decode, encode
 FAR = 10_000  # rounds that no run here reaches
 TEN_GB = 10 << 30
 UNUSED = "unused"
+SELDOM = {"structure": 0.2, "oversized": 0.2}  # they take whoever reads them, or sends them, long
+CHANNELS = ["exchange", "compare", "data", "meet", "train", "log", "up", "down", "state", "steps", "vote", "gradient"]
 
 
 class BadFrames:
@@ -39,6 +41,7 @@ class BadFrames:
         self._kinds: dict[str, Callable[[], bytes]] = {
             name.removeprefix("_kind_"): getattr(self, name) for name in dir(self) if name.startswith("_kind_")
         }
+        self._weights = [SELDOM.get(name, 1.0) for name in self._kinds]
 
     def first(self) -> list[bytes]:
         """Frames that name the channels."""
@@ -46,7 +49,7 @@ class BadFrames:
 
     def draw(self) -> bytes:
         """The next bad frame."""
-        kind = self.rng.choice(list(self._kinds))
+        [kind] = self.rng.choices(list(self._kinds), self._weights)
         self.drawn[kind] = self.drawn.get(kind, 0) + 1
         return self._kinds[kind]()
 
@@ -209,6 +212,9 @@ class Corrupting(Transport):
     def __init__(self, inner: Transport, seed: int) -> None:
         self.inner, self.name = inner, inner.name
         self.rng = random.Random(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     async def start(self, ears: Ears) -> None:
         """As the inner one."""

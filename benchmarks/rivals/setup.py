@@ -69,11 +69,16 @@ def optimizers(python: Path) -> None:
 
 
 def compression(python: Path) -> None:
-    """hivemind, for `benchmarks/compression.py`."""
+    """hivemind, for `benchmarks/compression.py` and `benchmarks/rounds.py`."""
     pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12")
 
 
-RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression}
+def p2pfl(python: Path) -> None:
+    """p2pfl, for `benchmarks/rounds.py`; without the torchvision and tensorflow of its extras."""
+    pip(python, "-c", str(CONSTRAINTS), "p2pfl[torch]")
+
+
+RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression, "p2pfl": p2pfl}
 
 
 def install(name: str, again: bool = False) -> None:
