@@ -18,6 +18,7 @@ NAMES = {
     "scale": "10,000 peers: memory and growth",
     "start": "how soon the command line answers",
     "compression": "codecs: bytes a second, beside hivemind's and torch's",
+    "rounds": "a D-SGD round of 8 real processes beside p2pfl and hivemind",
     "optimizers": "a step of every optimizer beside torch's fused AdamW and other packages",
 }
 

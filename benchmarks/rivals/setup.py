@@ -74,11 +74,18 @@ def compression(python: Path) -> None:
 
 
 def p2pfl(python: Path) -> None:
-    """p2pfl, for `benchmarks/rounds.py`; without the torchvision and tensorflow of its extras."""
-    pip(python, "-c", str(CONSTRAINTS), "p2pfl[torch]")
+    """p2pfl 0.4.4, for `benchmarks/rounds.py`. Its extra for torch wants a torchvision of torch 2.2: without it."""
+    pip(python, "-c", str(CONSTRAINTS), "p2pfl==0.4.4", "lightning>=2.4,<3", "torchmetrics>=1.3.1,<2", "torchvision", "numpy<2")
 
 
-RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression, "p2pfl": p2pfl}
+RIVALS = {
+    "flower": flower,
+    "pfl": pfl,
+    "byzfl": byzfl,
+    "optimizers": optimizers,
+    "compression": compression,
+    "p2pfl": p2pfl,
+}
 
 
 def install(name: str, again: bool = False) -> None:
