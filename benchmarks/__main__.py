@@ -20,6 +20,7 @@ NAMES = {
     "compression": "codecs: bytes a second, beside hivemind's and torch's",
     "transport": "large frames and pings over the open network's transport, beside bare iroh",
     "cluster": "a Ray cluster: frames beside plain calls, and what jobs cost on the way",
+    "rounds": "a D-SGD round of 8 real processes beside p2pfl and hivemind",
     "optimizers": "a step of every optimizer beside torch's fused AdamW and other packages",
 }
 

@@ -69,14 +69,35 @@ def optimizers(python: Path) -> None:
 
 
 def compression(python: Path) -> None:
-    """hivemind, for `benchmarks/compression.py`, which runs Shoal's own beside it.
+    """hivemind, for `benchmarks/compression.py`, which runs Shoal's own beside it, and `benchmarks/rounds.py`.
 
     Its decoding takes an array of one number for the number, which numpy 2.4 refuses.
     """
     pip(python, "-c", str(CONSTRAINTS), "hivemind==1.1.12", "numpy<2.4", "safetensors", "msgspec")
 
 
-RIVALS = {"flower": flower, "pfl": pfl, "byzfl": byzfl, "optimizers": optimizers, "compression": compression}
+def p2pfl(python: Path) -> None:
+    """p2pfl 0.4.4, for `benchmarks/rounds.py`. Its extra for torch wants a torchvision of torch 2.2: without it."""
+    pip(
+        python,
+        "-c",
+        str(CONSTRAINTS),
+        "p2pfl==0.4.4",
+        "lightning>=2.4,<3",
+        "torchmetrics>=1.3.1,<2",
+        "torchvision",
+        "numpy<2",
+    )
+
+
+RIVALS = {
+    "flower": flower,
+    "pfl": pfl,
+    "byzfl": byzfl,
+    "optimizers": optimizers,
+    "compression": compression,
+    "p2pfl": p2pfl,
+}
 
 
 def install(name: str, again: bool = False) -> None:

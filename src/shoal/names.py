@@ -170,6 +170,7 @@ ATTACKS: Table = {
     "noise": Entry("shoal.attacks:noise", "sends Gaussian noise", ("share", "scale")),
     "zero": Entry("shoal.attacks:zero", "sends zeros", ("share",)),
     "nan": Entry("shoal.attacks:nan", "sends NaN", ("share",)),
+    "garbage": Entry("shoal.attacks:garbage", "sends things of other types, shapes and numbers", ("share",)),
 }
 
 KINDS: Mapping[str, Table] = {

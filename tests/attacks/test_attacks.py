@@ -10,7 +10,7 @@ from torch import Tensor
 
 import shoal
 from shoal import attacks
-from shoal.tensors.payload import Payload
+from shoal.tensors.payload import Payload, decode, encode
 
 
 @dataclass
@@ -93,7 +93,7 @@ def test_everything_but_floating_point_tensors_is_as_the_protocol_gives_it(build
     assert len(floats(sent)) == 2
 
 
-@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("build", [*BUILDERS, attacks.garbage])
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0, float("nan")])
 def test_an_impossible_share_is_refused(build, share):
     with pytest.raises(ValueError, match=r"attack: got a share of .*\[0, 1\)"):
@@ -139,3 +139,27 @@ def test_a_share_that_rounds_to_nobody_or_everybody_is_refused():
     with pytest.raises(ValueError, match=r"attack: zero:0\.96: .* everybody"):
         poisoned("zero:0.96")
     assert poisoned("zero:0", rounds=0).info["byzantine"] == []
+
+
+@given(st.integers(0, 2**63), vectors)
+def test_garbage_travels_and_is_never_a_vector_of_the_same_form(key, x):
+    made = attacks.garbage()[1](x, Occasion(key))
+    assert payload_equal(decode(encode(made)), made)
+    if isinstance(made, Tensor) and made.shape == x.shape and made.dtype == x.dtype:
+        assert not made.isfinite().all()
+
+
+@given(st.integers(0, 2**63))
+def test_garbage_is_not_what_was_to_be_sent(key):
+    letter = Letter(torch.ones(3), torch.tensor([1, 2]), 5)
+    assert not payload_equal(attacks.garbage()[1](letter, Occasion(key)), letter)
+
+
+def test_garbage_is_of_many_kinds():
+    _, attack = attacks.garbage()
+    kinds = {type(attack(Letter(torch.ones(3), torch.tensor([1, 2]), 5), Occasion(key))) for key in range(300)}
+    assert {Letter, Tensor, dict, list, tuple, int, float, str, bytes, bool, type(None)} <= kinds
+
+
+def payload_equal(a, b):
+    return encode(a) == encode(b)

@@ -220,3 +220,24 @@ def test_who_comes_back_is_not_kept_waiting_by_those_who_have_finished(tmp_path:
         return int(again.peer.state["round"])
 
     assert asyncio.run(asyncio.wait_for(main(), 15)) == 3
+
+
+def test_who_is_stopped_says_what_it_has_to_say_and_who_finishes_does_not() -> None:
+    async def main() -> None:
+        found = worlds(2, Wires())
+
+        async def protocol(me: Peer) -> None:
+            me.at_leave(lambda: me.send(1 - me.id, "I leave", "farewell"))
+            if me.id == 0:
+                await asyncio.Event().wait()
+            me.state["heard"] = await me.receive("farewell", from_=0)
+
+        runs = [asyncio.ensure_future(w.run(protocol, company=1, linger=0.5)) for w in found]
+        await found[0].members.wait(lambda: bool(found[0].members.here))
+        await asyncio.sleep(0.05)
+        runs[0].cancel()
+        await asyncio.wait(runs)
+        assert found[1].peer.state["heard"] == (0, "I leave")
+        assert "farewell" not in found[1].ledger.channels
+
+    asyncio.run(asyncio.wait_for(main(), 10))

@@ -68,13 +68,13 @@ class WireTransport(Transport):
         end.queues[self.id].put_nowait(data)
         return True
 
-    def _waiting(self, other: int) -> int:
+    def waiting(self, other: int) -> int:
         """Frames that the other end has not heard yet."""
         end = self.wires.ends.get(other)
         return end.queues[self.id].qsize() if end is not None and self.id in end.queues else 0
 
     async def stop(self, patience: float) -> None:
-        while any(self._waiting(other) for other in self.queues):
+        while any(self.waiting(other) for other in self.queues):
             await asyncio.sleep(0)
         self.wires.ends.pop(self.id, None)
         for other in list(self.queues):

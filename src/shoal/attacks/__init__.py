@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from shoal.attacks.garbage import spoilt
 from shoal.tensors.random import normal
 
 
@@ -58,6 +59,14 @@ def zero(share: float = 0.2) -> tuple[float, Attack]:
 def nan(share: float = 0.2) -> tuple[float, Attack]:
     """Send NaN; receivers drop such messages."""
     return _share(share), lambda payload, occasion: on_tensors(lambda x: torch.full_like(x, torch.nan), payload)
+
+
+def garbage(share: float = 0.2) -> tuple[float, Attack]:
+    """Send something of another type, shape, dtype or range than the protocol does, another thing each time.
+
+    No honest peer may fail by that: what others send is checked before it is used, dropped and logged.
+    """
+    return _share(share), lambda payload, occasion: spoilt(payload, occasion.key)
 
 
 def on_tensors(change: Callable[[Tensor], Tensor], payload: Any) -> Any:

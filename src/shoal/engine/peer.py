@@ -43,8 +43,9 @@ class Peer:
         self._world = world
         self._boxes: dict[str, Box] = {}
         self._meetings: dict[str, Meeting] = {}
-        self._handlers: dict[str, tuple[Handler, int | None]] = {}
+        self._handlers: dict[str, tuple[Handler, int | None, int | None]] = {}
         self._busy: dict[str, int] = {}
+        self._handling: dict[int, int] = {}  # by sender: requests whose handler has not ended
         self._queued: dict[str, deque[Message]] = {}
         self._pending: dict[int, tuple[Poll, int]] = {}  # by number of the request
         self._ended: set[int] = set()  # peers that have finished their protocol, as far as their world tells
@@ -63,6 +64,11 @@ class Peer:
     def round(self) -> int:
         """The round that `rounds` is in."""
         return self._round
+
+    @property
+    def planned_rounds(self) -> int:
+        """How many rounds `rounds` counts if it is given no number."""
+        return self._world.rounds
 
     @property
     def neighbours(self) -> tuple[int, ...]:
@@ -246,7 +252,7 @@ class Peer:
         self._world.watch(self.id, to)
         return number
 
-    def serve(self, channel: str, handler: Handler, capacity: int | None = None) -> None:
+    def serve(self, channel: str, handler: Handler, capacity: int | None = None, asker: int | None = None) -> None:
         """Answer requests of a channel.
 
         Each request is handled at most once. A copy of it, where links duplicate messages, is not handled again: if
@@ -257,10 +263,15 @@ class Peer:
             channel: name of the channel.
             handler: `handler(sender, payload)`; what it returns, or what its coroutine returns, is the reply.
             capacity: how many requests are handled at a time, None for no limit; the others wait in order.
+            asker: the one peer that may ask, as the server its clients; None: anybody. Others are refused, and that
+                is logged.
+
+        What is asked comes from another machine and may be anything: a handler that cannot take it raises
+        `MalformedPayload`, and the asker gets `PeerLost`.
         """
         if capacity is not None and capacity < 1:
             raise ValueError(f"capacity: got {capacity}; at least 1, or None, is allowed")
-        self._handlers[channel] = (handler, capacity)
+        self._handlers[channel] = (handler, capacity, asker)
         waiting = self._queued.pop(channel, None)
         for message in waiting or ():
             self._handle(message)
@@ -364,13 +375,17 @@ class Peer:
         if found is None or self._full(channel):
             self._queued.setdefault(channel, deque()).append(message)
             return
+        handler, _, asker = found
         try:
-            answer = found[0](message.sender, message.parcel.payload)
+            if asker is not None and message.sender != asker:
+                raise MalformedPayload(f"{channel}: only peer {asker} may ask for it")
+            answer = handler(message.sender, message.parcel.payload)
         except Exception as error:
             self._turn_down(message, error)
             return
         if inspect.isawaitable(answer):
             self._busy[channel] = self._busy.get(channel, 0) + 1
+            self._handling[message.sender] = self._handling.get(message.sender, 0) + 1
             self.spawn(self._answer_later(message, answer))
         else:
             self._reply(message, answer)
@@ -387,6 +402,7 @@ class Peer:
             self._turn_down(message, error)
         finally:
             self._busy[channel] -= 1
+            self._handling[message.sender] -= 1
         waiting = self._queued.get(channel)  # not in the finally: a peer that dies takes up no more work
         while waiting and not self._full(channel):
             self._handle(waiting.popleft())
@@ -434,10 +450,11 @@ class Peer:
             meeting.drop(other)
 
     def _held(self, sender: int) -> int:
-        """How many messages of a peer wait here to be taken."""
+        """How many messages of a peer wait here to be taken, or are requests that are being handled."""
         queued = sum(message.sender == sender for queue in self._queued.values() for message in queue)
         boxed = sum(box.held(sender) for box in self._boxes.values())
-        return queued + boxed + sum(meeting.held(sender) for meeting in self._meetings.values())
+        met = sum(meeting.held(sender) for meeting in self._meetings.values())
+        return queued + boxed + met + self._handling.get(sender, 0)
 
     def _waits(self, what: str | Callable[[], str]) -> _Waits:
         return _Waits(self, what)

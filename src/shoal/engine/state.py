@@ -78,7 +78,7 @@ class State(MutableMapping[str, Any]):
         Raises:
             MalformedPayload: the bytes are not such a state.
         """
-        return State(decode(data))
+        return State(decode(data, limit=len(data)))
 
 
 def _frozen(value: Any) -> Any:

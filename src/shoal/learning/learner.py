@@ -342,28 +342,36 @@ class Learner(Peer):
         """
         return self.packer.unpack(payload)
 
+    def vector(self, payload: Content) -> Tensor:
+        """The vector [d] that a peer sent as it is, whatever the run's codec.
+
+        Raises:
+            MalformedPayload: it is none.
+        """
+        return self.packer.plain(payload)
+
     def unpack_all(self, payloads: Mapping[int, Content]) -> dict[int, Tensor]:
         """Peer -> vector [d], in the order of `payloads`; what is malformed is dropped, and logged."""
         good, bad = self.packer.unpack_all(payloads)
-        self._drop(bad)
+        for peer, why in bad.items():
+            self.drop(peer, why)
         return good
 
     def read_all(self, payloads: Mapping[int, Content], read: Callable[[Content], T]) -> dict[int, T]:
         """Peer -> `read(payload)`, in the order of `payloads`; where that raises ValueError, the payload is malformed,
         dropped and logged. For protocols with a format of their own.
         """
-        good, bad = {}, {}
+        good = {}
         for peer, payload in payloads.items():
             try:
                 good[peer] = read(payload)
             except ValueError as error:
-                bad[peer] = str(error)
-        self._drop(bad)
+                self.drop(peer, error)
         return good
 
-    def _drop(self, malformed: Mapping[int, str]) -> None:
-        for peer, why in malformed.items():
-            self._world.log("malformed payload dropped", self.id, sender=peer, why=why)
+    def drop(self, sender: int, why: object) -> None:
+        """Log that what a peer sent is dropped, since it is malformed."""
+        self._world.log("malformed payload dropped", self.id, sender=sender, why=str(why))
 
     # -- averaging -------------------------------------------------------------------------------------------
 

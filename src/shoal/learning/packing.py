@@ -109,7 +109,7 @@ class Packer:
     def unpack_rows(self, payloads: Sequence[Content]) -> Sequence[Tensor]:
         """Vectors [d] from several payloads; raises as `unpack` if one of them is malformed."""
         if self.codec is None:
-            return [self._plain(payload) for payload in payloads]
+            return [self.plain(payload) for payload in payloads]
         if self.whole:
             return self._decode(payloads)
         rows = []
@@ -151,11 +151,18 @@ class Packer:
             raise MalformedPayload("payload: its numbers decode to NaN or infinity")
         return list(rows if self.device is None else rows.to(self.device))
 
-    def _plain(self, payload: Content) -> Tensor:
+    def plain(self, payload: Content) -> Tensor:
+        """A vector [d] that came as it is, without a codec.
+
+        Raises:
+            MalformedPayload: it has another form, or holds NaN or infinity.
+        """
         layout = self.layout
         if not isinstance(payload, Tensor) or payload.shape != (layout.size,) or payload.dtype != layout.dtype:
             got = f"{payload.dtype} {list(payload.shape)}" if isinstance(payload, Tensor) else type(payload).__name__
             raise MalformedPayload(f"payload: got {got}; {layout.dtype} [{layout.size}] is needed")
+        if not is_finite(payload):
+            raise MalformedPayload("payload: NaN or infinity")
         return payload
 
     @cached_property

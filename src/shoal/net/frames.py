@@ -6,15 +6,20 @@ limit, before it is looked at. What is refused is a `MalformedFrame` that says w
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from shoal.engine.message import ENVELOPE, MAGIC, VERSION, Kind
 from shoal.tensors.bits import LOW64, name_number
 from shoal.tensors.payload import MalformedPayload, decode
 
-NAMES_LIMIT = 256  # channels that one sender may name
+NAMES_LIMIT = 256  # channels that one sender may name, in all its connections
 NAME_LIMIT = 100  # characters of a channel's name
 OVERHEAD = 1 << 20  # bytes that a frame may have beside its model-sized vectors
+STRUCTURE_LIMIT = 1 << 16  # bytes of a payload that are neither of tensors nor strings of bytes
+SWELL = 150  # times as much memory may these take when they are decoded (an empty tensor: 600 bytes for 4)
+NUMBER_LIMIT = 1 << 63  # a reply carries the number of its request as a signed one
 
 
 class MalformedFrame(ValueError):
@@ -44,6 +49,15 @@ def channel_number(name: str) -> int:
     return name_number(name) & LOW64
 
 
+def weight(data: bytes | bytearray | memoryview) -> int:
+    """Bytes of memory that a frame takes at most once it is decoded."""
+    try:
+        structure: int = _STRUCTURE.unpack_from(data, ENVELOPE.size + 4)[0]
+    except struct.error:
+        structure = 0  # it is cut short
+    return len(data) + SWELL * min(structure, STRUCTURE_LIMIT)
+
+
 def read_frame(data: bytes | bytearray | memoryview, limit: int) -> Frame:
     """What a frame says.
 
@@ -66,16 +80,19 @@ def read_frame(data: bytes | bytearray | memoryview, limit: int) -> Frame:
         raise MalformedFrame(f"frame of version {version}; this is version {VERSION}: update the older one of the two")
     if kind not in _KINDS or reserved:
         raise MalformedFrame(f"frame of unknown kind {kind}, {reserved}")
+    if not 0 < number < NUMBER_LIMIT:
+        raise MalformedFrame(f"message of number {number}; 1 to {NUMBER_LIMIT - 1} is allowed")
     if body != len(view) - ENVELOPE.size:
         raise MalformedFrame(f"frame announces {body} bytes and has {len(view) - ENVELOPE.size}")
     try:
-        payload = decode(view[ENVELOPE.size :], limit=limit)
+        payload = decode(view[ENVELOPE.size :], limit=limit, structure=STRUCTURE_LIMIT)
     except MalformedPayload as error:
         raise MalformedFrame(str(error)) from None
     return Frame(_KINDS[kind], tag, channel, number, payload)
 
 
 _KINDS = {int(kind): kind for kind in Kind}
+_STRUCTURE = struct.Struct("<I")  # at 4 in a payload
 
 
 class Reader:
@@ -83,12 +100,17 @@ class Reader:
 
     Args:
         limit: bytes that a frame may have at most.
+        names: number -> name of the channels that the sender named in earlier connections, which it may still use,
+            and which count.
+
+    Attributes:
+        names: those that it has named by now.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, names: Mapping[int, str] | None = None) -> None:
         self.limit = limit
+        self.names = dict(names or {})
         self._last = 0
-        self._names: dict[int, str] = {}
 
     def read(self, data: bytes | bytearray | memoryview) -> Frame:
         """What the next frame says.
@@ -115,7 +137,7 @@ class Reader:
         Raises:
             MalformedFrame: the sender did not say it.
         """
-        found = self._names.get(channel)
+        found = self.names.get(channel)
         if found is None:
             raise MalformedFrame(f"channel {channel:#x} was not named")
         return found
@@ -128,9 +150,10 @@ class Reader:
         """
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
             raise MalformedFrame(f"channel: got {name!r:.120}; a name of at most {NAME_LIMIT} characters is allowed")
-        if len(self._names) >= NAMES_LIMIT:
+        number = channel_number(name)
+        if len(self.names) >= NAMES_LIMIT and number not in self.names:
             raise MalformedFrame(f"channel: more than {NAMES_LIMIT} names")
-        self._names[channel_number(name)] = name
+        self.names[number] = name
 
 
 def frame_limit(parameters: int, itemsize: int = 4) -> int:

@@ -21,12 +21,12 @@ class Members:
         self._met: set[int] = set()
         self._finished: set[int] = set()
         self._gone_since: dict[int, float] = {}
-        self._begun = False
+        self._begun: float | None = None
         self._changed: set[asyncio.Future[None]] = set()
 
     def begin(self) -> None:
         """The peer's protocol begins: whoever connects from now on joins or returns."""
-        self._begun = True
+        self._begun = time.monotonic()
 
     def finish(self) -> None:
         """The peer's protocol has ended."""
@@ -34,7 +34,7 @@ class Members:
 
     def came(self, other: int) -> bool:
         """A connection is there; returns whether `other` has missed something: it is back, or joins late."""
-        missed = self._begun or other in self._met
+        missed = self._begun is not None or other in self._met
         self.here.add(other)
         self._met.add(other)
         self._finished.discard(other)
@@ -81,7 +81,10 @@ class Members:
                 while not condition():
                     future = asyncio.get_running_loop().create_future()
                     self._changed.add(future)
-                    await future
+                    try:
+                        await future
+                    finally:
+                        self._changed.discard(future)
         except TimeoutError:
             return False
         return True
@@ -95,7 +98,28 @@ class Members:
             if other not in self._gone_since or now - self._gone_since[other] < linger
         }
 
-    async def wait_for_all(self, linger: float) -> None:
-        """Wait until no peer needs this one any more; see `awaited`."""
+    async def wait_for_all(self, linger: float, me: int, server: int | None = None) -> set[int]:
+        """Wait until no peer needs this one any more; see `awaited`.
+
+        Nobody can tell a peer that is slow from one that only says so, and one peer must not keep all others for
+        ever. So once the server has finished, or in a world without one more than half of the peers, the rest is
+        waited for `linger` seconds more; without a server for as long again as the run took by then, if that is longer.
+
+        Returns:
+            Those who were given up.
+        """
+        began = time.monotonic() if self._begun is None else self._begun
+        end = float("inf")
         while self.awaited(linger):
-            await self.wait(lambda: not self.awaited(linger), timeout=1.0)
+            now = time.monotonic()
+            if end == float("inf") and self._is_over(me, server):
+                end = now + (linger if server is not None else max(linger, now - began))
+            if now >= end:
+                break
+            await self.wait(lambda: not self.awaited(linger), timeout=min(1.0, end - now))
+        return self.awaited(linger)
+
+    def _is_over(self, me: int, server: int | None) -> bool:
+        if server is not None:
+            return server == me or server in self._finished
+        return 2 * (len(self._finished) + 1) > len(self._met) + 1

@@ -54,7 +54,7 @@ class Store:
 
 def _read(path: Path) -> int:
     try:
-        value = decode(path.read_bytes())
+        value = decode(path.read_bytes(), limit=1 << 10)
     except MalformedPayload as error:
         raise ValueError(f"{path}: is damaged ({error}); remove it to begin anew") from None
     if type(value) is not int or value < 0:

@@ -12,9 +12,9 @@ from typing import Any
 from shoal.engine.ledger import Ledger
 from shoal.engine.message import Kind, Message, Parcel
 from shoal.engine.peer import Peer
-from shoal.engine.state import State
+from shoal.engine.state import Snapshot, State
 from shoal.engine.world import Offers, World
-from shoal.net.frames import Frame, MalformedFrame, Reader, channel_number, read_frame
+from shoal.net.frames import Frame, MalformedFrame, Reader, channel_number, read_frame, weight
 from shoal.net.members import Members
 from shoal.net.solo import SoloWorld
 from shoal.net.store import Store
@@ -22,8 +22,8 @@ from shoal.net.transport import Ears, Transport
 
 Neighbours = Callable[[int, int], tuple[int, ...]]
 Metric = tuple[float, int, int, int, str, float]
-LARGE = 1 << 18  # bytes from which a frame is decoded off the loop
-HELD, HELD_LARGE = 256, 16  # messages of one sender, and large ones, that may wait here to be taken
+LARGE = 1 << 18  # bytes in memory from which a frame is decoded off the loop
+HELD, HELD_LARGE = 256, 8  # messages of one sender, and large ones, that may wait here to be taken
 ROUNDS_LIMIT = 1 << 31  # a round beyond it is no round
 EVENTS = 1000  # of the log, kept in memory
 LIVES_SHIFT = 40  # numbers of messages of one life of a peer
@@ -88,6 +88,8 @@ class RealWorld(SoloWorld):
         self._in_neighbours = in_neighbours or self._neighbours
         self._store, self._patience = store, patience
         self._readers: dict[int, Reader] = {}
+        self._names: dict[int, dict[int, str]] = {}  # of channels, by the peer that named them
+        self._noted: dict[tuple[str, int], int] = {}  # how often a sender was the reason of an entry of the log
         self._named: dict[int, set[str]] = {}
         self._number = 0
         self.earlier = 0.0
@@ -138,7 +140,7 @@ class RealWorld(SoloWorld):
             await self._live(peer, protocol)
             self._tell_all({"what": "done"})
             self.members.finish()
-            await self._until_failure(self.members.wait_for_all(linger))
+            await self._until_failure(self._stay(linger))
         finally:
             await self._end()
         return peer
@@ -148,10 +150,24 @@ class RealWorld(SoloWorld):
         main = self._launch(peer, protocol(peer))
         await self._until_failure(asyncio.shield(main))
 
+    async def _stay(self, linger: float) -> None:
+        given_up = await self.members.wait_for_all(linger, self.id, self.server)
+        if given_up:
+            self.log("not waited for any longer", peers=sorted(given_up))
+
+    def _say_goodbye(self) -> None:
+        """Let the peer's protocol say that it leaves, if it has not come to its end."""
+        if not self.members.done:
+            try:
+                self.peer._say_goodbye()
+            except Exception as error:
+                self.log("goodbye failed", self.id, why=f"{type(error).__name__}: {error}")
+
     async def _end(self) -> None:
+        self._say_goodbye()
         for task in list(self._tasks):
             task.cancel()
-        for to in self.members.here:
+        for to in sorted(self.members.here):
             self._post(to, Kind.GOODBYE, {})
         await self.transport.stop(5.0)
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -225,18 +241,29 @@ class RealWorld(SoloWorld):
     async def commit(self, peer: Peer) -> None:
         """Write the peer's state to its store, off the loop; durable when this returns."""
         snapshot = peer.state.snapshot()
-        if self._store is not None:
-            async with self._committing:
-                await asyncio.to_thread(lambda store: store.save(snapshot.encode()), self._store)
+        if self._store is not None:  # what has begun is written to its end: a later state must not come before it
+            await asyncio.shield(self._save(self._store, snapshot))
         if self.on_commit is not None:
             self.on_commit(peer)
+
+    async def _save(self, store: Store, snapshot: Snapshot) -> None:
+        async with self._committing:
+            await asyncio.to_thread(lambda: store.save(snapshot.encode()))
 
     def record(self, peer: Peer, name: str, value: float) -> None:
         """Add a row to `metrics`."""
         self.metrics.append((self.now(), peer.round, self.ledger.total, peer.id, name, value))
 
     def log(self, event: str, peer: int | None = None, **details: Any) -> None:
-        """Add an entry to the log."""
+        """Add an entry to the log.
+
+        Of what a `sender` does again and again only the first, second, fourth, eighth ... time is logged, with its
+        `count`, so that nobody can fill another one's disk.
+        """
+        if (sender := details.get("sender")) is not None:
+            details["count"] = count = self._noted[event, sender] = self._noted.get((event, sender), 0) + 1
+            if count & (count - 1):
+                return
         entry = {"time": self.now(), "event": event, "peer": self.id if peer is None else peer, **details}
         self.events.append(entry)
         if self.on_log is not None:
@@ -245,7 +272,8 @@ class RealWorld(SoloWorld):
     # -- what the transport hears ----------------------------------------------------------------------------
 
     def _up(self, other: int) -> None:
-        self._readers[other], self._named[other] = Reader(self.limit), set()
+        reader = self._readers[other] = Reader(self.limit, self._names.get(other))
+        self._names[other], self._named[other] = reader.names, set()
         back = self.members.came(other)
         self.log("connected" if not back else "connected again", other)
         if back:
@@ -266,22 +294,23 @@ class RealWorld(SoloWorld):
         if reader is None:
             return
         try:
-            if len(data) < LARGE:
-                frame = reader.read(data)
-            else:
-                frame = reader.admit(await asyncio.to_thread(read_frame, data, reader.limit))
+            large = weight(data) >= LARGE
+            frame = await asyncio.to_thread(read_frame, data, reader.limit) if large else read_frame(data, reader.limit)
+            if self._readers.get(sender) is not reader:  # the connection broke meanwhile
+                return
+            reader.admit(frame)
             if frame.kind in (Kind.CONTROL, Kind.GOODBYE):
                 self._control(sender, reader, frame)
             else:
-                await self._message(sender, reader.name(frame.channel), frame, len(data))
+                await self._message(sender, reader, frame, len(data), large)
         except MalformedFrame as error:
             self._refuse(sender, str(error))
+        except Exception as error:  # nothing that others send may stop this peer
+            self._refuse(sender, f"{type(error).__name__}: {error}")
 
     def _refuse(self, sender: int, why: str) -> None:
-        """Log a bad frame: the first, the second, the fourth, the eighth ... of a sender."""
-        count = self.refused[sender] = self.refused.get(sender, 0) + 1
-        if count & (count - 1) == 0:
-            self.log("malformed frame refused", self.id, sender=sender, why=why, count=count)
+        self.refused[sender] = self.refused.get(sender, 0) + 1
+        self.log("malformed frame refused", self.id, sender=sender, why=why)
 
     def _control(self, sender: int, reader: Reader, frame: Frame) -> None:
         content = frame.payload
@@ -298,22 +327,30 @@ class RealWorld(SoloWorld):
         elif self.on_control is not None:
             self.on_control(sender, content)
 
-    async def _message(self, sender: int, channel: str, frame: Frame, size: int) -> None:
-        kind, peer = frame.kind, self.peer
+    async def _message(self, sender: int, reader: Reader, frame: Frame, size: int, large: bool) -> None:
+        kind, peer, channel = frame.kind, self.peer, reader.name(frame.channel)
         if kind is Kind.EXCHANGE and not (
             0 <= frame.tag < ROUNDS_LIMIT and sender in self._in_neighbours(self.id, frame.tag)
         ):
             raise MalformedFrame(f"exchange: round {frame.tag} is none in which {sender} sends to {self.id}")
         if kind in (Kind.DATA, Kind.EXCHANGE, Kind.REQUEST):
             held = peer._held(sender)
-            if held >= (HELD if size < LARGE else HELD_LARGE):
+            if held >= (HELD_LARGE if large else HELD):
                 raise MalformedFrame(f"{held} messages of peer {sender} wait here already")
-        parcel = Parcel(frame.payload)
+        parcel = await asyncio.to_thread(_looked_at, frame.payload) if large else _looked_at(frame.payload)
+        if self._readers.get(sender) is not reader:
+            return
         message = Message(sender, self.id, channel, kind, frame.tag, parcel, frame.number, self.now())
-        finite = parcel.finite if size < LARGE else await asyncio.to_thread(lambda: parcel.finite)
-        if not finite:
+        if not parcel.finite:
             self.log("dropped: NaN or infinity", self.id, sender=sender, channel=channel)
             peer._refuse(message)
             return
         self.received[channel] = self.received.get(channel, 0) + size
         peer._deliver(message)
+
+
+def _looked_at(payload: Any) -> Parcel:
+    """A parcel that knows already whether it is finite."""
+    parcel = Parcel(payload)
+    _ = parcel.finite
+    return parcel

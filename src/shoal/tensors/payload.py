@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -42,6 +42,8 @@ __all__ = [
     "decode",
     "encode",
     "encoded_size",
+    "expect",
+    "expect_whole",
     "is_finite",
     "tensors",
 ]
@@ -255,12 +257,13 @@ def _not_a_payload(x: Any) -> ValueError:
     )
 
 
-def decode(data: bytes | bytearray | memoryview, *, limit: int = LIMIT) -> Any:
+def decode(data: bytes | bytearray | memoryview, *, limit: int = LIMIT, structure: int = HEADER_LIMIT) -> Any:
     """The payload in `data`: new objects, whose tensors lie on the CPU and share no memory with it.
 
     Args:
         data: what `encode` returned, or anything that claims to be.
         limit: bytes to accept at most.
+        structure: bytes to accept at most of anything but tensors and bytes, which takes many times as much memory.
 
     Raises:
         MalformedPayload: too long, cut short, trailing bytes, another version, an unknown struct, or any
@@ -274,8 +277,9 @@ def decode(data: bytes | bytearray | memoryview, *, limit: int = LIMIT) -> Any:
     magic, length = _PREAMBLE.unpack_from(view)
     if magic != _MAGIC:
         raise MalformedPayload(f"payload must begin with {_MAGIC!r}, got {magic!r}")
-    if length > min(HEADER_LIMIT, len(view) - _PREAMBLE.size):
-        raise MalformedPayload(f"header of {length} bytes is over the limit of {HEADER_LIMIT}, or cut short")
+    structure = min(structure, HEADER_LIMIT)
+    if length > min(structure, len(view) - _PREAMBLE.size):
+        raise MalformedPayload(f"header of {length} bytes is over the limit of {structure}, or cut short")
     end = _PREAMBLE.size + length
     try:
         tree = msgspec.msgpack.decode(view[_PREAMBLE.size : end])
@@ -378,6 +382,31 @@ def _length(x: Any) -> int:
     if type(x) is not int or x < 0:
         raise MalformedPayload(f"a size must be a whole number >= 0, got {x!r:.100}")
     return x
+
+
+T = TypeVar("T")
+
+
+def expect(payload: Any, kind: type[T]) -> T:
+    """A payload from anybody, if it is of a class.
+
+    Raises:
+        MalformedPayload: it is something else.
+    """
+    if not isinstance(payload, kind):
+        raise MalformedPayload(f"payload: got {type(payload).__name__}; a {kind.__name__} is needed")
+    return payload
+
+
+def expect_whole(name: str, value: Any, low: int = 0, high: int = 1 << 48) -> int:
+    """A number from anybody, if it is whole and within [low, high].
+
+    Raises:
+        MalformedPayload: it is something else; the message begins with `name`.
+    """
+    if type(value) is not int or not low <= value <= high:
+        raise MalformedPayload(f"{name}: got {value!r:.80}; a whole number from {low} to {high} is needed")
+    return value
 
 
 def tensors(payload: Content) -> list[Tensor]:

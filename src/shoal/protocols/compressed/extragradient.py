@@ -38,7 +38,7 @@ class Extragradient:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a client only answers."""
         if not me.is_server:
-            me.serve("operator", partial(self.operator, me), capacity=1)
+            me.serve("operator", partial(self.operator, me), capacity=1, asker=me.server)
             return
         async for _ in me.rounds():
             half = await self.moved(me, me.model, me.model)
@@ -49,6 +49,6 @@ class Extragradient:
         found = me.unpack_all(await me.request_all(me.clients, at, "operator"))
         return z - self.gamma * mean(list(found.values())) if found else z
 
-    async def operator(self, me: Learner, sender: int, at: Tensor) -> Content:
+    async def operator(self, me: Learner, sender: int, at: Content) -> Content:
         """A client's operator."""
-        return await me.pack(await me.gradient(at=at, size=None))
+        return await me.pack(await me.gradient(at=me.vector(at), size=None))

@@ -29,7 +29,7 @@ from shoal.aggregation import mean
 from shoal.compression import ErrorFeedback, Identity
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
-from shoal.tensors.payload import Content, MalformedPayload, Payload
+from shoal.tensors.payload import Content, MalformedPayload, Payload, expect_whole
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class MASHA1:
         """What the server does; a device only answers."""
         self.check_codec(me)
         if not me.is_server:
-            me.serve("difference", partial(self.difference, me), capacity=1)
-            me.serve("reference", partial(self.reference, me), capacity=1)
+            me.serve("difference", partial(self.difference, me), capacity=1, asker=me.server)
+            me.serve("reference", partial(self.reference, me), capacity=1, asker=me.server)
             return
         in_step: set[int] = set()
         async for r in me.rounds():
@@ -115,7 +115,7 @@ class MASHA1:
             found = me.unpack_all(replies)
             in_step = set(found)
             await self.answer(me, r, list(found.values()))
-            if me.rng("renew", r).random() >= self.tau:
+            if in_step and me.rng("renew", r).random() >= self.tau:
                 me.state["w"] = me.state["z"]
                 await self.renew(me, await me.request_all(sorted(in_step), me.state["next"], "reference"))
                 me.state["next"] = Renewed(me.state["operator"], r + 1)
@@ -140,8 +140,9 @@ class MASHA1:
         me.state["z"] = self.moved(self.half(me), me.unpack(g))
         me.state["next"] = Answer(g, r + 1)
 
-    async def renew(self, me: Learner, operators: dict[int, Tensor]) -> None:
+    async def renew(self, me: Learner, replies: dict[int, Content]) -> None:
         """F(w) from the devices' whole ones; without any, what was known stays."""
+        operators = me.read_all(replies, me.vector)
         if operators:
             me.state["operator"] = mean(list(operators.values()))
         elif "operator" not in me.state:
@@ -149,43 +150,48 @@ class MASHA1:
 
     # -- a device
 
-    async def difference(self, me: Learner, sender: int, news: Whole | Answer | Renewed) -> Content:
+    async def difference(self, me: Learner, sender: int, news: Content) -> Content:
         """Catch up with the server, and encode the difference of the operators."""
         if isinstance(news, Whole):
-            if "w" not in me.state or not bool((me.state["w"] == news.w).all()) or "own" not in me.state:
-                me.state["own"] = await me.gradient(at=news.w, size=None)
-            me.state["z"], me.state["w"], me.state["operator"] = news.z, news.w, news.operator
+            z, w, operator = (me.vector(x) for x in (news.z, news.w, news.operator))
+            round = expect_whole("round", news.round)
+            if "w" not in me.state or not bool((me.state["w"] == w).all()) or "own" not in me.state:
+                me.state["own"] = await me.gradient(at=w, size=None)
+            me.state["z"], me.state["w"], me.state["operator"] = z, w, operator
         else:
-            self.follow(me, news)
-        me.state["at"] = news.round
+            round = self.follow(me, news)
+        me.state["at"] = round
         half = self.half(me)
         packed = await me.pack(self.message(await me.gradient(at=half, size=None) - me.state["own"]))
         me.state["half"] = half
         await me.commit()
         return packed
 
-    async def reference(self, me: Learner, sender: int, news: Answer | Tensor) -> Tensor:
+    async def reference(self, me: Learner, sender: int, news: Content) -> Tensor:
         """Move w to z, and send the whole operator there."""
         if isinstance(news, Tensor):
-            me.state["z"] = news
+            me.state["z"] = me.vector(news)
         else:
-            self.follow(me, news)
-            me.state["at"] = news.round
+            me.state["at"] = self.follow(me, news)
         me.state["w"] = me.state["z"]
         own: Tensor = await me.gradient(at=me.state["w"], size=None)
         me.state["own"] = own
         await me.commit()
         return own
 
-    def follow(self, me: Learner, news: Answer | Renewed) -> None:
-        """Take the step of the last round, unless it was taken before."""
+    def follow(self, me: Learner, news: Content) -> int:
+        """Take the step of the last round, unless it was taken before; the round that comes now."""
+        if not isinstance(news, Answer | Renewed):
+            raise MalformedPayload(f"payload: got {type(news).__name__}; an Answer or a Renewed is needed")
+        expect_whole("round", news.round)
         last = (news.round,) if isinstance(news, Renewed) else (news.round - 1, news.round)
         if "half" not in me.state or me.state["at"] not in last:
             raise MalformedPayload(f"round {news.round}: this device was last in step in another one")
         if isinstance(news, Renewed):
-            me.state["operator"] = news.operator
+            me.state["operator"] = me.vector(news.operator)
         elif me.state["at"] == news.round - 1:
             me.state["z"] = self.moved(me.state["half"], me.unpack(news.g))
+        return news.round
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache, partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from shoal.compression.codec import field_of
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
-from shoal.tensors.payload import MalformedPayload, Payload
+from shoal.tensors.payload import Content, MalformedPayload, Payload, expect, expect_whole
 from shoal.tensors.random import derive, key, normal
 
 ZERO, ABSENT = 0, 255  # 1 to 127: plus, 128 to 254: minus; 255 is never sent, and says in a log that nothing came
@@ -99,7 +100,8 @@ class OneByte:
             listens = settling > 0 or len(me.state["log"]) > t
             own = torch.zeros(0, dtype=torch.uint8) if listens else await self.codes(me, t)
             heard = await me.exchange(own, t, timeout=self.timeout)
-            self._merge(me, _with(_row(me, t), t, self._entry(me.peers, {**heard, me.id: own})))
+            read = me.read_all(heard, self._read_codes)
+            self._merge(me, _with(_row(me, t), t, self._entry(me.peers, {**read, me.id: own})))
             if settling > 0:
                 settling -= 1
                 await self._catch_up(me)
@@ -120,11 +122,18 @@ class OneByte:
             found.append(encode_slope((plus - minus) / (2.0 * self.eps)))
         return torch.tensor(found, dtype=torch.uint8)
 
-    def _entry(self, peers: int, heard: Mapping[int, Any]) -> Tensor:
-        """What was heard in one iteration, uint8 [peers, samples]; of what is malformed, nothing."""
+    def _read_codes(self, message: Content) -> Tensor:
+        """Another peer's bytes of an iteration [samples], or [0] of one that only listens."""
+        codes = expect(message, Tensor)
+        if codes.dtype != torch.uint8 or codes.shape not in ((self.samples,), (0,)):
+            raise MalformedPayload(f"payload: got {codes.dtype} {list(codes.shape)}; uint8 [{self.samples}] is needed")
+        return codes
+
+    def _entry(self, peers: int, read: Mapping[int, Tensor]) -> Tensor:
+        """What was heard in one iteration, uint8 [peers, samples]."""
         entry = torch.full((peers, self.samples), ABSENT, dtype=torch.uint8)
-        for peer, codes in heard.items():
-            if isinstance(codes, Tensor) and codes.dtype == torch.uint8 and codes.shape == (self.samples,):
+        for peer, codes in read.items():
+            if len(codes):
                 entry[peer] = codes
         return entry
 
@@ -137,10 +146,8 @@ class OneByte:
             me.state["start"] = me.state["agreed"] = me.model
             me.state["agreed at"] = 0
 
-    def _answer(self, me: Learner, sender: int, since: int) -> Log:
-        if not isinstance(since, int) or isinstance(since, bool) or since < 0:
-            raise MalformedPayload(f"log: got {since!r}; the first iteration that is wanted, 0 or more, is needed")
-        return Log(me.state["log"][since:])
+    def _answer(self, me: Learner, sender: int, since: Content) -> Log:
+        return Log(me.state["log"][expect_whole("log: the first iteration that is wanted", since) :])
 
     def _merge(self, me: Learner, other: Tensor) -> None:
         """Take in what another log has; replay from before the first iteration that changes."""
@@ -176,18 +183,25 @@ class OneByte:
     async def _ask(self, me: Learner, peers: list[int]) -> bool:
         """Merge the logs of some peers; whether any of them answered."""
         replies = await me.request_all(peers, 0, "log", timeout=self.timeout)
-        for reply in replies.values():
-            codes = reply.codes if isinstance(reply, Log) else torch.zeros(0)
-            if codes.dtype == torch.uint8 and codes.ndim == 3 and codes.shape[1:] == (me.peers, self.samples):
-                self._merge(me, codes)
-        return bool(replies)
+        logs = me.read_all(replies, partial(self._read, me))
+        for codes in logs.values():
+            self._merge(me, codes)
+        return bool(logs)
+
+    def _read(self, me: Learner, reply: Content) -> Tensor:
+        """Another peer's log; each iteration of it has to be replayed, so that there may not be any number of them."""
+        codes = field_of(reply, Log, "codes", torch.uint8, [None, me.peers, self.samples])
+        if len(codes) > me.planned_rounds:
+            raise MalformedPayload(f"log: got {len(codes)} iterations; the run has {me.planned_rounds}")
+        return codes
 
     async def _compare(self, me: Learner, t: int) -> None:
         """Compare digests of models; where they differ, unite the logs."""
         number = t if t >= 0 else int(me.state["round"]) - t
         own = _Weights(me.model).digest
         heard = await me.exchange(own, number, timeout=self.timeout, channel="compare")
-        differing = [peer for peer, theirs in heard.items() if theirs != own]
+        digests = me.read_all(heard, partial(expect, kind=bytes))
+        differing = [peer for peer, theirs in digests.items() if theirs != own]
         if differing:
             await self._ask(me, differing)
         else:

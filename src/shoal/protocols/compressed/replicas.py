@@ -20,7 +20,7 @@ from torch import Tensor
 
 from shoal.learning import Learner
 from shoal.protocols.needs import check_steps
-from shoal.tensors.payload import Content, MalformedPayload, Payload
+from shoal.tensors.payload import Content, MalformedPayload, Payload, expect, expect_whole
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Replicated(ABC):
 
     def serve(self, me: Learner) -> None:
         """A worker's part."""
-        me.serve("down", partial(self._hear, me))
-        me.serve("state", partial(self._install, me))
-        me.serve(self.asks, partial(self._answer, me), capacity=1)
+        me.serve("down", partial(self._hear, me), asker=me.server)
+        me.serve("state", partial(self._install, me), asker=me.server)
+        me.serve(self.asks, partial(self._answer, me), capacity=1, asker=me.server)
 
     async def collect(self, me: Learner) -> dict[int, Content]:
         """The server tells the last result and asks for messages: worker -> message, by increasing id."""
@@ -115,8 +115,8 @@ class Replicated(ABC):
     async def _ask(self, me: Learner, workers: list[int]) -> dict[int, Content]:
         return await me.request_all(workers, self.at(me), self.asks, timeout=self.timeout)
 
-    async def _tell(self, me: Learner) -> dict[int, int]:
-        """Send the last result; worker -> where its replica is."""
+    async def _tell(self, me: Learner) -> dict[int, Content]:
+        """Send the last result; worker -> where it says that its replica is."""
         if "result" not in me.state:
             return {}
         return await me.request_all(me.clients, me.state["result"], "down", timeout=self.timeout)
@@ -127,12 +127,14 @@ class Replicated(ABC):
 
     async def _finish(self, me: Learner) -> None:
         """The last result has no question after it, which would have found those who are behind."""
-        behind = [i for i, step in (await self._tell(me)).items() if step != self.at(me)]
+        heard = me.read_all(await self._tell(me), partial(expect_whole, "step", low=-1))
+        behind = [i for i, step in heard.items() if step != self.at(me)]
         if behind:
             await self._bring_up(me, behind)
 
-    async def _answer(self, me: Learner, sender: int, step: int) -> Content:
+    async def _answer(self, me: Learner, sender: int, question: Content) -> Content:
         """A worker's message for a step, the same if it is asked again; None if its replica is not there."""
+        step = expect_whole("step", question)
         if self.at(me) != step:
             return None
         if me.state.get("sent", {}).get("step") != step:
@@ -145,9 +147,9 @@ class Replicated(ABC):
 
     def _hear(self, me: Learner, sender: int, result: Any) -> int:
         """A worker hears a result, perhaps twice or too early; it says where its replica is."""
-        if not isinstance(result, Result):
-            raise MalformedPayload(f"payload: got {type(result).__name__}; a Result is needed")
-        if result.step == self.at(me):
+        result = expect(result, Result)
+        expect_whole("workers", result.workers, high=me.peers)
+        if expect_whole("step", result.step) == self.at(me):
             try:
                 self._move(me, result)
             except ValueError as error:
@@ -156,11 +158,11 @@ class Replicated(ABC):
 
     def _install(self, me: Learner, sender: int, replica: Any) -> None:
         """A worker takes over a whole replica; what is its own (momentum, errors, place in its data) stays."""
-        if not isinstance(replica, Replica):
-            raise MalformedPayload(f"payload: got {type(replica).__name__}; a Replica is needed")
-        me.model = replica.model
+        replica = expect(replica, Replica)
+        step = expect_whole("step", replica.step)
+        me.model = me.vector(replica.model)
         me.state.update({name: replica.rest[name] for name in self.shares if name in replica.rest})
-        me.state["step"] = replica.step
+        me.state["step"] = step
 
     def _move(self, me: Learner, result: Result) -> None:
         if result.workers:

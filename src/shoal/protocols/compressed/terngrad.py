@@ -30,7 +30,7 @@ from shoal.learning import Learner
 from shoal.protocols.compressed.replicas import Replicated
 from shoal.protocols.needs import Needs
 from shoal.tensors.packing import packed_trits_size, unpack_trits
-from shoal.tensors.payload import Content, MalformedPayload, Payload, is_finite
+from shoal.tensors.payload import Content, MalformedPayload, Payload, expect, expect_whole, is_finite
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TernGrad(Replicated):
     def serve(self, me: Learner) -> None:
         """A worker's part."""
         super().serve(me)
-        me.serve("up", partial(self.trits, me))
+        me.serve("up", partial(self.trits, me), asker=me.server)
 
     async def collect(self, me: Learner) -> dict[int, Content]:
         """First everybody's maxima, then trits of a common scale."""
@@ -90,15 +90,18 @@ class TernGrad(Replicated):
 
     def trits(self, me: Learner, sender: int, question: Any) -> Content:
         """A worker's trits of the gradient of a step; None if it has another one."""
-        if not isinstance(question, Scales):
-            raise MalformedPayload(f"payload: got {type(question).__name__}; Scales are needed")
-        step, layout = question.step, me.packer.part
+        question = expect(question, Scales)
+        step, layout = expect_whole("step", question.step), me.packer.part
         if self.at(me) != step or me.state.get("sent", {}).get("step") != step:
             return None
         g: Tensor = me.state["gradient"]
-        if bool((checked_scales(me, question.scales) < maxima(g, layout)).any()):
+        try:
+            scales = checked_scales(me, question.scales)
+        except ValueError as error:
+            raise MalformedPayload(str(error)) from error
+        if bool((scales < maxima(g, layout)).any()):
             raise MalformedPayload("scales: got one below the largest entry of its layer")
-        return packed_trits(g, question.scales, me.key("trits", step), layout)
+        return packed_trits(g, scales, me.key("trits", step), layout)
 
     def read(self, me: Learner, message: Content) -> Tensor:
         """Trits, int8 [m]."""

@@ -20,7 +20,7 @@ from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.optim import Rule
 from shoal.protocols.needs import Needs, check_steps
-from shoal.tensors.payload import Content, Payload
+from shoal.tensors.payload import Content, Payload, expect, expect_whole
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FedAvg:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a client only answers."""
         if not me.is_server:
-            me.serve("train", partial(self.train, me), capacity=1)
+            me.serve("train", partial(self.train, me), capacity=1, asker=me.server)
             return
         clients = me.clients
         # 0.29 * 100 is 28.999...: the billionth keeps a client that exact arithmetic has.
@@ -68,18 +68,26 @@ class FedAvg:
         async for r in me.rounds():
             chosen = sorted(me.rng("participants", r).sample(clients, count))
             replies = await me.request_all(chosen, me.model, "train", timeout=self.timeout)
-            changes = me.unpack_all({k: reply.change for k, reply in replies.items()})
+            read = me.read_all(replies, counted)
+            changes = me.unpack_all({k: reply.change for k, reply in read.items()})
             if changes:
-                average = me.model + mean(list(changes.values()), [replies[k].samples for k in changes])
+                average = me.model + mean(list(changes.values()), [read[k].samples for k in changes])
                 me.model = average if self.server is None else server_step(me, self.server, average)
 
-    async def train(self, me: Learner, sender: int, model: Tensor) -> Trained:
+    async def train(self, me: Learner, sender: int, model: Content) -> Trained:
         """A client's part of a round; no optimizer state is carried over."""
-        me.model = model
+        me.model = model = me.vector(model)
         me.reset_optimizer()
         passes = self.epochs if self.steps is None else None
         await me.train(self.steps, epochs=passes, batch=self.batch)
         return Trained(await me.pack(me.model - model), me.samples)
+
+
+def counted(reply: Content) -> Trained:
+    """A client's reply; raises MalformedPayload if it is none, or of no samples."""
+    trained = expect(reply, Trained)
+    expect_whole("samples", trained.samples, low=1)
+    return trained
 
 
 def server_step(me: Learner, rule: Rule, average: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from shoal.tensors.packing import (
     unpack_bits,
     unpack_trits,
 )
-from shoal.tensors.payload import MalformedPayload, Payload
+from shoal.tensors.payload import Content, Payload, expect, expect_whole
 from shoal.tensors.random import uniform
 
 CLIP = 1e-4
@@ -130,7 +130,7 @@ class FedVote:
         """What the server does; a client only answers."""
         voted = voted_segments(me.layout)
         if not me.is_server:
-            me.serve("vote", partial(self.vote, me), capacity=1)
+            me.serve("vote", partial(self.vote, me), capacity=1, asker=me.server)
             return
         if "latent" not in me.state:
             me.state["latent"] = self.latent_of(me.model, voted)
@@ -146,16 +146,16 @@ class FedVote:
                 me.state["latent"] = spread(me.state["latent"], voted, inverse(p, self.a))
                 me.model = spread(me.model, voted, self.deployed(p) * _scale_vector(voted, p))
 
-    async def vote(self, me: Learner, sender: int, ask: Ask) -> Vote:
+    async def vote(self, me: Learner, sender: int, ask: Content) -> Vote:
         """A client's part of a round; no optimizer state is carried over."""
         voted = voted_segments(me.layout)
-        if not isinstance(ask, Ask) or ask.latent.shape != me.model.shape or ask.latent.dtype != me.model.dtype:
-            raise MalformedPayload(f"vote: got {type(ask).__name__}; a round and latent weights are needed")
+        ask = expect(ask, Ask)
+        start, round = me.vector(ask.latent), expect_whole("round", ask.round)
         me.reset_optimizer()
         objective = Latent(me.trainer.task.loss, self.a, tuple((s.name, scale(s)) for s in voted))
-        latent = ask.latent + await me.update(self.steps, at=ask.latent, objective=objective)
+        latent = start + await me.update(self.steps, at=start, objective=objective)
         w = torch.tanh(self.a * gather(latent, voted))
-        u = uniform(me.key("vote", ask.round), len(w), dtype=w.dtype, device=w.device)
+        u = uniform(me.key("vote", round), len(w), dtype=w.dtype, device=w.device)
         return self.pack(sample(w, u, self.kind))
 
     # -- votes -----------------------------------------------------------------------------------------------------

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from torch import Tensor
-
 from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
@@ -35,7 +33,7 @@ class ParallelSGD:
     async def __call__(self, me: Learner) -> None:
         """What the server does; the others only answer."""
         if not me.is_server:
-            me.serve("gradient", partial(self.gradient, me))
+            me.serve("gradient", partial(self.gradient, me), asker=me.server)
             return
         async for _ in me.rounds():
             replies = await me.request_all(me.clients, me.model, "gradient", timeout=self.timeout)
@@ -43,6 +41,6 @@ class ParallelSGD:
             if gradients:
                 me.step(mean(list(gradients.values())))
 
-    async def gradient(self, me: Learner, sender: int, model: Tensor) -> Content:
+    async def gradient(self, me: Learner, sender: int, model: Content) -> Content:
         """A peer's part: the gradient at the server's model on its own next batch."""
-        return await me.pack(await me.gradient(at=model))
+        return await me.pack(await me.gradient(at=me.vector(model)))

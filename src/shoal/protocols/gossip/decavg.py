@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
-from shoal.tensors.payload import Content, Payload
+from shoal.tensors.payload import Content, Payload, expect, expect_whole
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class DecAvg:
         """What one peer does."""
         async for r in me.rounds():
             replies = await me.exchange(Weighed(await me.pack(me.model), me.samples), r, timeout=self.timeout)
-            models = me.unpack_all({j: reply.model for j, reply in replies.items()})
-            shares = self.shares({me.id: me.samples, **{j: replies[j].samples for j in models}})
+            read = me.read_all(replies, counted)
+            models = me.unpack_all({j: reply.model for j, reply in read.items()})
+            shares = self.shares({me.id: me.samples, **{j: read[j].samples for j in models}})
             me.model = me.mix(models, shares)
             if me.samples:
                 await me.train(None if self.epochs else self.steps, epochs=self.epochs)
@@ -66,3 +67,10 @@ class DecAvg:
         s = {j: count or relay for j, count in samples.items()}
         total = sum(s.values())
         return {j: weight / total for j, weight in s.items()}
+
+
+def counted(reply: Content) -> Weighed:
+    """A neighbour's message; raises MalformedPayload if it is none."""
+    weighed = expect(reply, Weighed)
+    expect_whole("samples", weighed.samples)
+    return weighed

@@ -51,7 +51,10 @@ class Pairwise:
         try:
             async with asyncio.timeout(self.timeout):
                 half = me.unpack(await me.request(partner, await me.pack(me.model), "meet"))
-        except (PeerLost, TimeoutError, MalformedPayload):
+        except (PeerLost, TimeoutError):
+            return
+        except MalformedPayload as error:
+            me.drop(partner, error)
             return
         me.model = me.model + half
 

@@ -31,7 +31,7 @@ from shoal.engine import PeerLost
 from shoal.learning import Learner
 from shoal.protocols.local.local_sgd import check_outer
 from shoal.protocols.needs import Needs, check_steps
-from shoal.tensors.payload import Content, MalformedPayload, Payload
+from shoal.tensors.payload import Content, MalformedPayload, Payload, expect, expect_whole
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class AsyncLocalSGD:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a worker only answers."""
         if not me.is_server:
-            me.serve("train", partial(self.train, me), capacity=1)
-            me.serve("measure", partial(self.measure, me), capacity=1)
+            me.serve("train", partial(self.train, me), capacity=1, asker=me.server)
+            me.serve("measure", partial(self.measure, me), capacity=1, asker=me.server)
             return
         settings = Outer(len(me.clients), self.outer_lr, self.outer_momentum, self.c)
         if not 0.0 <= self.c * settings.workers <= 1.0:
@@ -196,7 +196,9 @@ class AsyncLocalSGD:
             try:
                 async with asyncio.timeout(self.timeout):
                     arrival = _Arrival(worker, await self.ask(me, worker))
-            except (PeerLost, TimeoutError, MalformedPayload):
+            except (PeerLost, TimeoutError, MalformedPayload) as error:
+                if isinstance(error, MalformedPayload):
+                    me.drop(worker, error)
                 await me.sleep(self.retry)
                 continue
             arrivals.put_nowait(arrival)
@@ -209,25 +211,26 @@ class AsyncLocalSGD:
             self.note(me, name, await me.request(worker, None, "measure"))
         seconds = {int(k): v for k, v in me.state.get("seconds", {}).items()}
         steps = pace(worker, seconds, self.steps)
-        pushed = await me.request(worker, Work(me.model, steps), "train")
+        pushed = expect(await me.request(worker, Work(me.model, steps), "train"), Pushed)
         change = me.unpack(pushed.change)
         if steps:
             self.note(me, name, pushed.seconds / steps)
         return change
 
-    def note(self, me: Learner, worker: str, seconds: float) -> None:
+    def note(self, me: Learner, worker: str, seconds: Content) -> None:
         """Keep a worker's seconds a step."""
-        if not 0.0 <= seconds < math.inf:
-            raise MalformedPayload(f"seconds: got {seconds}; a finite number >= 0 is allowed")
+        if not isinstance(seconds, int | float) or not 0.0 <= seconds < math.inf:
+            raise MalformedPayload(f"seconds: got {seconds!r:.80}; a finite number >= 0 is allowed")
         me.state["seconds"] = {**me.state.get("seconds", {}), worker: float(seconds)}
 
-    async def train(self, me: Learner, sender: int, work: Work) -> Pushed:
+    async def train(self, me: Learner, sender: int, work: Content) -> Pushed:
         """A worker's part of a round."""
-        began = me.now()
-        me.model = work.model
-        await me.train(work.steps)
+        began, work = me.now(), expect(work, Work)
+        steps = expect_whole("steps", work.steps, high=self.steps)
+        me.model = model = me.vector(work.model)
+        await me.train(steps)
         took = me.now() - began
-        return Pushed(await me.pack(me.model - work.model), took)
+        return Pushed(await me.pack(me.model - model), took)
 
     async def measure(self, me: Learner, sender: int, nothing: None) -> float:
         """Seconds that a step takes here; stream and optimizer stay as they are."""

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from torch import Tensor
-
 from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.optim import SGD, Rule
@@ -58,7 +56,7 @@ class LocalSGD:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a worker only answers."""
         if not me.is_server:
-            me.serve("train", partial(self.train, me), capacity=1)
+            me.serve("train", partial(self.train, me), capacity=1, asker=me.server)
             return
         async for _ in me.rounds():
             replies = await me.request_all(me.clients, me.model, "train", timeout=self.timeout)
@@ -66,9 +64,9 @@ class LocalSGD:
             if changes:
                 me.model = server_step(me, self.outer, me.model + mean(list(changes.values())))
 
-    async def train(self, me: Learner, sender: int, model: Tensor) -> Content:
+    async def train(self, me: Learner, sender: int, model: Content) -> Content:
         """A worker's part of a round."""
-        me.model = model
+        me.model = model = me.vector(model)
         await me.train(self.steps)
         return await me.pack(me.model - model)
 

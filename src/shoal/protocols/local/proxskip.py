@@ -28,7 +28,7 @@ from torch import Tensor
 from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs
-from shoal.tensors.payload import Payload
+from shoal.tensors.payload import Content, Payload, expect, expect_whole
 from shoal.tensors.random import hash01, key
 
 Estimate = Callable[[Learner, Tensor, float], Awaitable[Tensor]]
@@ -110,7 +110,7 @@ class ProxSkipVIP:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a client only answers."""
         if not me.is_server:
-            me.serve("steps", partial(self.wander, me), capacity=1)
+            me.serve("steps", partial(self.wander, me), capacity=1, asker=me.server)
             return
         async for r in me.rounds():
             replies = await me.request_all(me.clients, Meeting(me.model, r), "steps")
@@ -119,9 +119,10 @@ class ProxSkipVIP:
                 average = mean(rows)
                 me.model = average if self.project is None else self.project(average)
 
-    async def wander(self, me: Learner, sender: int, meeting: Meeting) -> Tensor:
+    async def wander(self, me: Learner, sender: int, meeting: Content) -> Tensor:
         """A client's part: the control variate from the last mean, local steps, and what the next mean is over."""
-        x, r = meeting.model, meeting.round
+        meeting = expect(meeting, Meeting)
+        x, r = me.vector(meeting.model), expect_whole("round", meeting.round)
         h: Tensor = me.state.get("h", torch.zeros_like(x))
         if me.state.get("met") == r - 1:  # who missed a mean keeps its h
             h = h + self.p / self.gamma * (x - me.state["x_hat"])

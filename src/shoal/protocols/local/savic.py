@@ -30,7 +30,7 @@ from torch import Tensor
 from shoal.aggregation import mean
 from shoal.learning import Learner
 from shoal.protocols.needs import Needs, check_steps
-from shoal.tensors.payload import Content, Payload
+from shoal.tensors.payload import Content, Payload, expect
 
 
 def squared(d: Tensor, estimate: Tensor, beta: float) -> Tensor:
@@ -122,8 +122,8 @@ class SAVIC:
     async def __call__(self, me: Learner) -> None:
         """What the server does; a client only answers."""
         if not me.is_server:
-            me.serve("estimate", partial(self.estimate, me), capacity=1)
-            me.serve("train", partial(self.train, me), capacity=1)
+            me.serve("estimate", partial(self.estimate, me), capacity=1, asker=me.server)
+            me.serve("train", partial(self.train, me), capacity=1, asker=me.server)
             return
         async for _ in me.rounds():
             if self.where == "global":
@@ -142,19 +142,21 @@ class SAVIC:
         me.state["diagonal"] = rule.renew(before, estimate, rule.beta(self.beta, t))
         me.state["renewals"] = t + 1
 
-    async def estimate(self, me: Learner, sender: int, model: Tensor) -> Content:
+    async def estimate(self, me: Learner, sender: int, model: Content) -> Content:
         """A client's estimate at the mean."""
-        me.model = model
+        me.model = me.vector(model)
         return await me.pack(await SCALINGS[self.scaling].estimate(me), "estimate")
 
-    async def train(self, me: Learner, sender: int, start: Start) -> Content:
+    async def train(self, me: Learner, sender: int, start: Content) -> Content:
         """A client's scaled local steps."""
-        me.model = start.model
-        if start.diagonal is None:
+        start = expect(start, Start)
+        given = None if start.diagonal is None else me.vector(start.diagonal)
+        me.model = model = me.vector(start.model)
+        if given is None:
             self.renew(me, await SCALINGS[self.scaling].estimate(me))
-        diagonal: Tensor = me.state["diagonal"] if start.diagonal is None else start.diagonal
+        diagonal: Tensor = me.state["diagonal"] if given is None else given
         scale = diagonal.abs().clamp_min(self.alpha)
         for _ in range(self.steps):
             me.model = me.model - self.gamma * (await me.gradient() / scale)
         await me.commit()
-        return await me.pack(me.model - start.model)
+        return await me.pack(me.model - model)

@@ -1,0 +1,1 @@
+"""Campaigns: long trials of real peers, with faults, bad links and hostile members."""
