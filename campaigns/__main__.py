@@ -13,6 +13,7 @@ from campaigns.outcome import Options, Outcome
 NAMES = {
     "conformance": "8 processes of each synchronous protocol follow the simulation for three rounds",
     "kill": "8 processes, 3 of which are killed at random moments and started again, 20 times",
+    "modest": "12 processes of MoDeST, several of which die or come back",
     "links": "hosts with slow, long, lossy links, and a partition that heals",
     "hostile": "an admitted member that sends bad frames, a stranger, a wrong invitation",
 }

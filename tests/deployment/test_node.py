@@ -132,3 +132,11 @@ def test_own_data_is_told_as_such_and_not_the_experiment_s_partition(tmp_path: P
     facts = RunFolder(tmp_path / "run").facts
     assert facts.data.shards == []
     assert f"{len(own)} samples of its own" in facts.data.source
+
+
+def test_a_state_that_is_kept_in_the_middle_of_a_round_is_not_measured_again() -> None:
+    nodes = run_nodes("modest:sample=2,aggregators=1,steps=2", peers=3, rounds=4, partition="iid")
+    for node in nodes:
+        measured = [row[1] for row in node.world.metrics if row[4] == "accuracy"]
+        assert measured == sorted(set(measured))
+        assert measured[-1] == 4

@@ -119,6 +119,7 @@ class Node:
         self._on, self._wall, self._began, self._before = on, time.time(), time.monotonic(), 0.0
         self._evaluations: set[asyncio.Task[None]] = set()
         self._begun = False
+        self._over = 0  # rounds
         self._error: str | None = None
         s = parts.settings
         self._every = s.evaluate or max(1, s.rounds // 20)
@@ -133,7 +134,8 @@ class Node:
     def make_peer(self, id: int, world: World, state: State | None) -> Learner:
         """For `RealWorld.run`: the learner, with the same data, model and draws as in a simulation."""
         parts, s = self.parts, self.parts.settings
-        self._go_on(0 if state is None else int(state.get("round", 0)))
+        self._over = 0 if state is None else int(state.get("round", 0))
+        self._go_on(self._over)
         seed = key(s.seed, "init") if s.init == "common" else key(s.seed, "init", id)
         row = None if parts.server is not None or parts.holders == 1 else parts.topology.row
         self.peer = Learner(
@@ -191,8 +193,9 @@ class Node:
     # -- measuring -------------------------------------------------------------------------------------------
 
     def _committed(self, peer: Learner) -> None:
-        r = int(peer.state.get("round", 0))
-        if r and self._due(r):
+        r, before = int(peer.state.get("round", 0)), self._over
+        self._over = r
+        if r > before and self._due(r):  # else it kept its state in the middle of a round
             vector = peer.state["model"]
             if first_not_finite(vector) is not None:
                 raise NonFinite(f"the model of peer {peer.id} has NaN or infinity in it after round {r}")
