@@ -103,6 +103,7 @@ class Node:
         self._on, self._wall, self._began, self._before = on, time.time(), time.monotonic(), 0.0
         self._evaluations: set[asyncio.Task[None]] = set()
         self._begun = False
+        self._reached = 0
         self._error: str | None = None
         s = parts.settings
         self._every = s.evaluate or max(1, s.rounds // 20)
@@ -117,7 +118,8 @@ class Node:
     def make_peer(self, id: int, world: World, state: State | None) -> Learner:
         """For `RealWorld.run`: the learner, with the same data, model and draws as in a simulation."""
         parts, s = self.parts, self.parts.settings
-        self._go_on(0 if state is None else int(state.get("round", 0)))
+        self._reached = 0 if state is None else int(state.get("round", 0))
+        self._go_on(self._reached)
         seed = key(s.seed, "init") if s.init == "common" else key(s.seed, "init", id)
         row = None if parts.server is not None or parts.holders == 1 else parts.topology.row
         self.peer = Learner(
@@ -175,7 +177,7 @@ class Node:
     # -- measuring -------------------------------------------------------------------------------------------
 
     def _committed(self, peer: Learner) -> None:
-        r = int(peer.state.get("round", 0))
+        r = self._reached = int(peer.state.get("round", 0))
         if r and self._due(r):
             vector = peer.state["model"]
             if first_not_finite(vector) is not None:
@@ -237,7 +239,6 @@ class Node:
         for name in received:
             ledger["channels"].setdefault(name, {})["received"] = received[name]
         self.result.events = list(getattr(self.world, "events", ()))
-        reached = int(self.peer.state.get("round", 0))
         self.result.info.update(
             {
                 "format": FORMAT,
@@ -253,7 +254,7 @@ class Node:
                 "config": s.model_dump(),
                 "seed": s.seed,
                 "peers": parts.holders,
-                "rounds": reached,
+                "rounds": self._reached,
                 "saved": time.time(),
                 "virtual_seconds": self.world.now() if self._begun else 0.0,
                 "wall_seconds": self._before + time.monotonic() - self._began,
