@@ -1,9 +1,9 @@
 """Bytes between two processes on loopback, over bare iroh and over the transport, turn and turn about.
 
 `python -m benchmarks.ours.transport [TURNS]`. In each turn 40 MB go to the other process and one byte comes back when
-all are there: over one stream and over eight of a bare connection, each written in one go, and as one frame of
-`IrohTransport`. Then 1 KB goes there and back, on a stream that stays open and as a frame. The last line is JSON: the
-seconds of everything, by arm.
+all are there: over one stream and over eight of a bare connection, each written in one go, over eight in pieces of
+half a MB, and as one frame of `IrohTransport`. Then 1 KB goes there and back, on a stream that stays open and as a
+frame. The last line is JSON: the seconds of everything, by arm.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from shoal.net.iroh import IrohTransport, Ticket
 from shoal.net.iroh.binding import load
 
 SIZE, STREAMS, SMALL, PINGS = 40_000_000, 8, 1024, 200
-ARMS = {"one stream": 1, "eight streams": STREAMS}
+PIECE = 1 << 19
+ARMS = {"one stream": (1, SIZE), "eight streams": (STREAMS, SIZE), "eight streams, in pieces": (STREAMS, PIECE)}
 ALPN = b"bare"
 Act = Callable[[], Awaitable[None]]
 iroh = load()
@@ -53,7 +54,7 @@ async def bare(connection: Any) -> None:
 
 async def whole(stream: Any) -> bytes:
     parts = []
-    while part := await stream.read(1 << 18):
+    while part := await stream.read(PIECE):
         parts.append(part)
     return b"".join(parts)
 
@@ -95,10 +96,11 @@ async def near(turns: int) -> None:
     await ready.wait()
     content, small = os.urandom(SIZE), os.urandom(SMALL)
 
-    async def spread(count: int) -> None:
+    async def spread(count: int, piece: int) -> None:
         async def write(part: bytes) -> None:
             one = await connection.open_uni()
-            await one.write_all(part)
+            for at in range(0, len(part), piece):
+                await one.write_all(part[at : at + piece])
             await one.finish()
 
         await stream.send().write_all(bytes([count]))
@@ -113,7 +115,7 @@ async def near(turns: int) -> None:
         await stream.send().write_all(b"\xff" + small)
         await stream.recv().read_exact(SMALL)
 
-    transfers: dict[str, Act] = {arm: partial(spread, count) for arm, count in ARMS.items()}
+    transfers: dict[str, Act] = {arm: partial(spread, *how) for arm, how in ARMS.items()}
     transfers["transport"] = partial(framed, content)
     pings: dict[str, Act] = {"one stream": ping, "transport": partial(framed, small)}
     found = {"size": SIZE, "transfers": await alternate(transfers, turns), "pings": await alternate(pings, PINGS)}

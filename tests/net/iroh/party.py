@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from shoal.net import Ears
-from shoal.net.iroh import IrohTransport, NetOptions, Roster, Ticket
+from shoal.net.iroh import IrohTransport, Member, NetOptions, Roster, Ticket
 from shoal.net.iroh.asking import ask, myself
 from shoal.net.iroh.endpoint import bind, dial
 from shoal.net.iroh.hello import Hello
@@ -162,9 +162,13 @@ class Rogue:
         await member.transport.stop(0.0)
         party.guests.remove(member)
         endpoint = await bind(secret(i), NetOptions())
+        return await cls.dial(endpoint, i, theirs, mine, party.ticket.digest)
+
+    @classmethod
+    async def dial(cls, endpoint: Any, i: int, theirs: Member, mine: Member | None, digest: bytes) -> Rogue:
+        """Connect as the i-th peer, which is a member."""
         connection = await dial(endpoint, theirs, 5.0)
         me = myself(endpoint, key(i), secret(i), 0, mine)
-        digest = party.ticket.digest
         stream, _ = await ask(connection, Hello("link", b"a rogue.", bytes([i] * 8), b"", digest, b"", None, me))
         return cls(endpoint, connection, stream)
 

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("iroh", reason="iroh is not installed")
 
-from shoal.net.iroh import IrohTransport, NetOptions
+from shoal.net.iroh import IrohTransport, NetOptions, Refused
+from shoal.net.iroh.endpoint import bind, close
 from shoal.net.iroh.identity import public
 from shoal.net.iroh.link import GOODBYE, LARGE, RECORD, ROSTER, STRIPED
 from shoal.net.iroh.slot import Slot
@@ -127,6 +128,21 @@ def test_what_waits_is_sent_before_a_goodbye_and_nobody_dials_who_has_left() -> 
             assert not other.transport.send(0, b"", b"nobody is there")
 
     run(main(), 60)
+
+
+def test_who_leaves_without_patience_has_left_all_the_same() -> None:
+    async def main() -> None:
+        async with Party(2) as party:
+            host, other = await party.all_started(2)
+            other.open.clear()  # so that it never comes to the goodbye
+            assert host.transport.send(1, b"", b"something")
+            await host.transport.stop(0.0)
+            await other.sees()
+            assert other.downs(0) == ["said goodbye"]
+            assert other.transport._slots[0].left
+            other.open.set()
+
+    run(main())
 
 
 def test_frames_of_two_that_leave_at_once_arrive() -> None:
@@ -249,6 +265,24 @@ def test_who_breaks_the_rules_is_cut_off_and_the_others_go_on(what: str) -> None
     run(main())
 
 
+def test_who_broke_the_rules_has_to_wait() -> None:
+    async def main() -> None:
+        async with Party(2) as party:
+            host = await (await party.host()).start()
+            rogue = await Rogue.enter(party, 1, host)
+            await host.sees(1)
+            await rogue.sender.write_all(RECORD.pack(77, 0))
+            await host.sees()
+            mine, theirs = host.transport.roster[1], host.transport.roster[0]
+            with pytest.raises(Refused, match="broke the rules of the connection a moment ago") as caught:
+                await Rogue.dial(rogue.endpoint, 1, theirs, mine, party.ticket.digest)
+            assert not caught.value.final
+            assert host.ups(1) == 1
+            await rogue.leave()
+
+    run(main())
+
+
 def test_a_forged_roster_entry_is_against_the_rules() -> None:
     async def main() -> None:
         import msgspec
@@ -334,6 +368,11 @@ def test_a_second_process_with_the_same_key_is_told_so() -> None:
                 await party.join(0, other.transport.ticket(), timeout=1.5)
             with pytest.raises(ValueError, match="it is this peer's own"):
                 await party.join(0)
+            endpoint = await bind(secret(1), NetOptions())
+            mine, theirs = host.transport.roster[1], host.transport.roster[0]
+            with pytest.raises(Refused, match="does it run twice"):
+                await Rogue.dial(endpoint, 1, theirs, mine, party.ticket.digest)
+            await close(endpoint)
             assert host.ups(1) == other.ups(0) == 1
 
     run(main())

@@ -22,7 +22,7 @@ from shoal.net.iroh.stripes import gather, scatter
 RECORD = struct.Struct(">BQ")
 FRAME, STRIPED, ROSTER, GOODBYE = range(4)
 LARGE = 1 << 20  # bytes from which a frame is striped
-ROSTER_LIMIT = 1 << 20  # bytes of entries told at a time
+ROSTER_LIMIT, TOLD = 1 << 20, 256  # bytes of entries told at a time, at most; and how many are
 BATCH = 1 << 18  # bytes of small records that are written together
 BUFFER = 1 << 18  # bytes that are asked for at a time
 FAREWELL = "said goodbye"
@@ -94,7 +94,8 @@ class Link:
     def tell(self, members: list[Member]) -> None:
         """Send entries of the roster."""
         if not self._leaving and not self._ended.done():
-            self._put(ROSTER, b"", msgspec.msgpack.encode(members))
+            for i in range(0, len(members), TOLD):
+                self._put(ROSTER, b"", msgspec.msgpack.encode(members[i : i + TOLD]))
 
     def leave(self) -> None:
         """Send what waits, say goodbye, and end when the other side has said so, too."""
@@ -217,9 +218,7 @@ class Link:
             elif kind == STRIPED:
                 count = (await records.take(1))[0]
                 self._check(size, self._limit)
-                frame = await gather(await self._stripes(count), size)
-                self._noticed()
-                await hear(frame)
+                await hear(await gather(await self._stripes(count), size, self._noticed))
             elif kind == ROSTER:
                 self._check(size, ROSTER_LIMIT)
                 self._told(await records.take(size), told)

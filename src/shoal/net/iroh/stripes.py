@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,17 @@ async def scatter(streams: list[Any], head: bytes, body: bytes) -> None:
     await all_or_none(*(write(stream, *span) for stream, span in zip(streams, each, strict=True)))
 
 
-async def gather(streams: list[Any], size: int) -> memoryview:
-    """Read a frame of `size` bytes from streams. Memory is used as bytes arrive, not on the word of `size`."""
+async def gather(streams: list[Any], size: int, noticed: Callable[[], None] = lambda: None) -> memoryview:
+    """Read a frame of `size` bytes from streams. Memory is used as bytes arrive, not on the word of `size`.
+
+    Args:
+        streams: to read from, in the order in which they were written to.
+        size: of the frame.
+        noticed: called whenever something came.
+
+    Raises:
+        EOFError: a stream ended.
+    """
     whole = np.empty(size, dtype=np.uint8).data  # untouched pages take no memory
 
     async def read(stream: Any, begin: int, end: int) -> None:
@@ -50,6 +59,7 @@ async def gather(streams: list[Any], size: int) -> memoryview:
             piece = await stream.read(min(CHUNK, end - begin))
             if not piece:
                 raise EOFError("a stream ended within a frame")
+            noticed()
             whole[begin : begin + len(piece)] = piece
             begin += len(piece)
 

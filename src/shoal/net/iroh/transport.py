@@ -37,7 +37,8 @@ from shoal.net.iroh.sparing import Sparing
 from shoal.net.iroh.ticket import Ticket, digest_of, invitation_of
 from shoal.net.transport import Ears, Transport
 
-STRANGERS = 64  # handshakes at a time
+STRANGERS = 64  # that may be about to say hello, at a time
+HELLO_PATIENCE = 5.0  # seconds that they have
 DEFERENCE = 1.0  # seconds that a newcomer has to dial first
 WANDER = 5.0  # seconds between two looks at this peer's own addresses
 PARTING = 2.0  # seconds for last words
@@ -273,9 +274,15 @@ class IrohTransport(Transport):
         iroh = load()
         connection, kept = None, False
         try:
+            try:
+                async with asyncio.timeout(HELLO_PATIENCE):
+                    connection = await (await incoming.accept()).connect()
+                    stream = await connection.accept_bi()
+                    hello = await read_message(stream.recv(), Hello, HELLO_LIMIT)
+            finally:
+                self._handshakes -= 1
             async with asyncio.timeout(PATIENCE):
-                connection = await (await incoming.accept()).connect()
-                kept = await self._greet(connection, await connection.accept_bi())
+                kept = await self._greet(connection, stream, hello)
             if not kept:  # the other side closes once it has read the answer
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(connection.closed(), PARTING)
@@ -283,13 +290,11 @@ class IrohTransport(Transport):
             key = "" if connection is None else str(connection.remote_id())
             self._log("handshake failed", None, why=words(error), key=key)
         finally:
-            self._handshakes -= 1
             if connection is not None and not kept:
                 connection.close(0, b"")
 
-    async def _greet(self, connection: Any, stream: Any) -> bool:
-        """Hear who comes, and answer; returns whether the connection stays."""
-        hello = await read_message(stream.recv(), Hello, HELLO_LIMIT)
+    async def _greet(self, connection: Any, stream: Any, hello: Hello) -> bool:
+        """Answer a hello; returns whether the connection stays."""
         key = str(connection.remote_id())
         try:
             if key == self.key:
