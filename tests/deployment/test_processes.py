@@ -73,7 +73,7 @@ def test_synchronous_protocols_follow_the_simulation(machines: Machines, tmp_pat
 
 
 def test_pairwise_gossip_learns_as_in_simulations(machines: Machines, tmp_path: Path) -> None:
-    file = write(tmp_path, "pairwise:steps=5", PEERS, rounds=12)
+    file = write(tmp_path, "pairwise:steps=20", PEERS, rounds=40)
     settings = Settings.read(tmp_path / file)
     finals = [simulate(out=None, **{**settings, "seed": seed}).final() for seed in range(6)]
     for machine in machines.network(file, PEERS - 1):
@@ -141,4 +141,6 @@ def test_a_stopped_network_goes_on_by_the_same_commands(machines: Machines, tmp_
     assert list(peer_folders(tmp_path / "runs")) == folders
     for folder, before in zip(folders, reached, strict=True):
         assert (RunFolder(folder).facts.status, RunFolder(folder).facts.rounds) == ("finished", rounds)
-        assert [entry["round"] for entry in entries(folder, "begins")] == [0, before.rounds]
+        first, second = (entry["round"] for entry in entries(folder, "begins"))
+        assert first == 0
+        assert second in (before.rounds, before.rounds + 1)  # the latter where a commit was under way at the end

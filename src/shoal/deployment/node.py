@@ -119,7 +119,7 @@ class Node:
         self._on, self._wall, self._began, self._before = on, time.time(), time.monotonic(), 0.0
         self._evaluations: set[asyncio.Task[None]] = set()
         self._begun = False
-        self._over = 0  # rounds
+        self._reached = 0
         self._error: str | None = None
         s = parts.settings
         self._every = s.evaluate or max(1, s.rounds // 20)
@@ -134,8 +134,8 @@ class Node:
     def make_peer(self, id: int, world: World, state: State | None) -> Learner:
         """For `RealWorld.run`: the learner, with the same data, model and draws as in a simulation."""
         parts, s = self.parts, self.parts.settings
-        self._over = 0 if state is None else int(state.get("round", 0))
-        self._go_on(self._over)
+        self._reached = 0 if state is None else int(state.get("round", 0))
+        self._go_on(self._reached)
         seed = key(s.seed, "init") if s.init == "common" else key(s.seed, "init", id)
         row = None if parts.server is not None or parts.holders == 1 else parts.topology.row
         self.peer = Learner(
@@ -193,8 +193,8 @@ class Node:
     # -- measuring -------------------------------------------------------------------------------------------
 
     def _committed(self, peer: Learner) -> None:
-        r, before = int(peer.state.get("round", 0)), self._over
-        self._over = r
+        before, self._reached = self._reached, int(peer.state.get("round", 0))
+        r = self._reached
         if r > before and self._due(r):  # else it kept its state in the middle of a round
             vector = peer.state["model"]
             if first_not_finite(vector) is not None:
@@ -260,7 +260,6 @@ class Node:
         for name in received:
             ledger["channels"].setdefault(name, {})["received"] = received[name]
         self.result.events = list(getattr(self.world, "events", ()))
-        reached = 0 if self.peer is None else int(self.peer.state.get("round", 0))
         self.result.info.update(
             {
                 "format": FORMAT,
@@ -276,7 +275,7 @@ class Node:
                 "config": s.model_dump(),
                 "seed": s.seed,
                 "peers": parts.holders,
-                "rounds": reached,
+                "rounds": self._reached,
                 "saved": time.time(),
                 "virtual_seconds": self.world.now() if self._begun else 0.0,
                 "wall_seconds": self._before + time.monotonic() - self._began,
