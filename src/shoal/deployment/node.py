@@ -159,7 +159,7 @@ class Node:
         """
         self.status, self._begun = "running", True
         r = int(me.state.get("round", 0))
-        self.world.log("begins", self.id, round=r, lives=me.lives)
+        self.note("begins", round=r, lives=me.lives)
         if (r == 0 or self._due(r)) and all(row[1] != r for row in self.world.metrics):
             self._measure(r, me.state["model"])
         await self.parts.protocol(me)
@@ -186,9 +186,13 @@ class Node:
                     scores = self._evaluate(vector, self.parts.task.dataset.test)
                     self.result.info["summary"] = summarise({self.id: scores})
         finally:
-            self.world.log(status, self.id, **({} if self._error is None else {"error": self._error}))
+            self.note(status, **({} if self._error is None else {"error": self._error}))
             self.save()
         return self.result
+
+    def note(self, event: str, **details: Any) -> None:
+        """Tell the log what the node does."""
+        self.world.log(event, self.id, **details)
 
     # -- measuring -------------------------------------------------------------------------------------------
 
@@ -214,7 +218,7 @@ class Node:
         scores: dict[str, float] = await self.world.off_loop(self._evaluate, vector, self._test)
         self.latest = scores
         self.world.metrics.extend((now, r, sent, self.id, name, value) for name, value in scores.items())
-        self.world.log("measured", self.id, round=r, sent=sent, **scores)
+        self.note("measured", round=r, sent=sent, **scores)
         self.save()
 
     def _evaluate(self, vector: Tensor, data: Any) -> dict[str, float]:
@@ -247,13 +251,14 @@ class Node:
             self.world.received[name] = channel.received
         ledger.total = ledger.by_peer[self.id] = earlier.ledger.total or 0
 
-    def save(self) -> None:
-        """Write the run folder as it is now, if there is one and the peer's life has begun.
+    def _writes(self) -> bool:
+        """Whether the folder may be written: not before the peer's life has begun, and has read what is there."""
+        return self.peer is not None
 
-        Without a folder the run knows about itself at the end.
-        """
+    def save(self) -> None:
+        """Write the run folder as it is now, if there is one; without one the run knows about itself at the end."""
         stored = self.result.folder is not None
-        if (stored and self.peer is None) or (not stored and self.status in ("waiting", "running")):
+        if (stored and not self._writes()) or (not stored and self.status in ("waiting", "running")):
             return
         s, parts, ledger = self.parts.settings, self.parts, self.world.ledger.as_dict()
         received = getattr(self.world, "received", {})

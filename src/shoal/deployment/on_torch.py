@@ -164,7 +164,7 @@ class _GroupRun:
 
     async def _live(self, node: Rank, world: CollectiveWorld, resume: int | None) -> Run:
         try:
-            node.begin(resume)
+            self._begin(node, resume)
             ended = await world.run(node.protocol, make_peer=node.make_peer, resume=resume)
         except Exception as error:
             await node.finish("failed", error)
@@ -178,6 +178,13 @@ class _GroupRun:
         if not ended:
             raise KeyboardInterrupt
         return run
+
+    def _begin(self, node: Rank, resume: int | None) -> None:
+        try:
+            node.begin(resume)
+        except BaseException:  # the others have no part in it: they learn that this process is gone
+            self.group.broken = True
+            raise
 
     # -- before anything runs ----------------------------------------------------------------------------------
 
@@ -316,6 +323,16 @@ class Rank(Node):
         self.result.config = config
         self._progress, self._shown = progress, 0.0
         world.on_commit = self._committed
+
+    def note(self, event: str, **details: Any) -> None:
+        """The run's metrics and its status say it of all."""
+
+    def _go_on(self, r: int) -> None:
+        """What earlier lives measured and sent comes from the states of all ranks, and by `begin`."""
+
+    def _writes(self) -> bool:
+        """From `begin` on."""
+        return True
 
     def begin(self, resume: int | None) -> None:
         """Write the run folder, with what an earlier life measured up to the round after which the run goes on."""
