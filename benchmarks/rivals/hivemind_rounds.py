@@ -37,6 +37,7 @@ def main(rounds: int) -> None:
 
 
 def live(id: int, rounds: int, lock: Any, barrier: Any, addresses: Any, results: Any) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # what hivemind starts does not survive being pickled
     torch.set_num_threads(1)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
