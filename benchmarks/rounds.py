@@ -16,7 +16,7 @@ from benchmarks.rivals.common import Work
 
 ARMS = {"exponential": "3 neighbours", "complete": "7 neighbours"}
 RIVAL = {"hivemind": ("hivemind_rounds.py", "compression"), "p2pfl": ("p2pfl_rounds.py", "p2pfl")}
-FASTER, STEPS = 3.0, 8
+FASTER, STEPS, LIMIT = 3.0, 8, 300.0
 
 
 def run(options: Options) -> Report:
@@ -31,7 +31,7 @@ def run(options: Options) -> Report:
         else:
             report.notes.append(f"{name} is not installed: python {os.path.relpath(RIVALS / 'setup.py')} {venv}")
     tell = lambda arm: options.tell(f"rounds: {arm}")  # noqa: E731
-    results = interleave(contest, options.times(3), tell=tell)
+    results = interleave(contest, options.times(3), timeout=LIMIT, tell=tell)
     title = "rounds: 8 processes, 999,985 parameters, a step on a batch each"
     report.add("rounds", results, table(results, "shoal, 3 neighbours", "wall_per_round", title=title))
     for about in ARMS.values():

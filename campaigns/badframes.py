@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -32,16 +32,24 @@ class BadFrames:
         number: gives the number of the next message.
         channels: names that honest peers use.
         limit: bytes that a frame may have.
+        seldom: kind -> how often it is drawn, others being drawn once.
     """
 
-    def __init__(self, seed: int, number: Callable[[], int], channels: list[str], limit: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        number: Callable[[], int],
+        channels: list[str],
+        limit: int,
+        seldom: Mapping[str, float] = SELDOM,
+    ) -> None:
         self.rng, self.number, self.channels, self.limit = random.Random(seed), number, channels, limit
         self.drawn: dict[str, int] = {}
         self._earlier: list[bytes] = []
         self._kinds: dict[str, Callable[[], bytes]] = {
             name.removeprefix("_kind_"): getattr(self, name) for name in dir(self) if name.startswith("_kind_")
         }
-        self._weights = [SELDOM.get(name, 1.0) for name in self._kinds]
+        self._weights = [seldom.get(name, 1.0) for name in self._kinds]
 
     def first(self) -> list[bytes]:
         """Frames that name the channels."""

@@ -49,7 +49,7 @@ def run(options: Options) -> Outcome:
         folder.mkdir()
         file = folder / "experiment.toml"
         file.write_text(EXPERIMENT.format(protocol=protocol, peers=peers, rounds=rounds))
-        if protocol not in unkilled:
+        if protocol not in unkilled and not options.short:
             options.tell(f"kill: {protocol} unkilled, as simulated with {SEEDS} seeds")
             unkilled[protocol] = accuracies(file)
         options.tell(f"kill: {repetition + 1} of {repetitions}, {protocol}")
@@ -66,9 +66,12 @@ def run(options: Options) -> Outcome:
         outcome.check("every process ends by itself, in time, with exit code 0", killed.ended)
         outcome.check("no life begins before the last round that an earlier one had committed", killed.kept)
         outcome.check("all peers finish all rounds", killed.complete)
-        mean, spread = statistics.mean(unkilled[protocol]), statistics.stdev(unkilled[protocol])
-        fits = all(abs(accuracy - mean) <= SPREADS * spread for accuracy in killed.survivors)
-        outcome.check(f"survivors' final accuracy is within {SPREADS:g} spreads of runs in which nobody dies", fits)
+        if (
+            not options.short
+        ):  # with few peers, and few rounds, nearly all of the data is gone for nearly all of the time
+            mean, spread = statistics.mean(unkilled[protocol]), statistics.stdev(unkilled[protocol])
+            fits = all(abs(accuracy - mean) <= SPREADS * spread for accuracy in killed.survivors)
+            outcome.check(f"survivors' final accuracy is within {SPREADS:g} spreads of runs in which nobody dies", fits)
         outcome.figures.setdefault("repetitions", []).append(
             {
                 "protocol": protocol,

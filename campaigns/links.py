@@ -157,7 +157,7 @@ def larger(options: Options, outcome: Outcome) -> None:
     outcome.figures["larger"] = {
         "parameters": RunFolder(folders[0]).info["parameters"],
         "seconds a round": round(statistics.median((at[-1] - at[0]) / 4 for at in measured), 2),
-        "lost": sum(len(entries(f, "lost")) for f in folders),
+        "lost": sum(e["why"] != "said goodbye" for f in folders for e in entries(f, "lost")),
     }
 
 

@@ -37,6 +37,7 @@ def main(rounds: int) -> None:
 
 
 def live(id: int, rounds: int, lock: Any, barrier: Any, addresses: Any, results: Any) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # what hivemind starts does not survive being pickled
     torch.set_num_threads(1)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
@@ -48,8 +49,9 @@ def live(id: int, rounds: int, lock: Any, barrier: Any, addresses: Any, results:
         for _ in range(PEERS - 1):
             addresses.put([str(address) for address in dht.get_visible_maddrs()])
     else:
-        with lock:  # on a busy machine several at a time give up
-            dht = hivemind.DHT(initial_peers=addresses.get(), start=True, **here)
+        known = addresses.get()
+        with lock:
+            dht = joined(known, here)
     averager = hivemind.averaging.DecentralizedAverager(
         [p.detach().clone() for p in model.parameters()],
         dht,
@@ -84,6 +86,18 @@ def live(id: int, rounds: int, lock: Any, barrier: Any, addresses: Any, results:
     barrier.wait()
     averager.shutdown()
     dht.shutdown()
+
+
+def joined(known: list[str], here: dict[str, Any], tries: int = 6) -> Any:
+    """A DHT that has found the first one; on a busy machine its daemon gives up early."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            return hivemind.DHT(initial_peers=known, start=True, **here)
+        except Exception:
+            if not left:
+                raise
+            time.sleep(2.0)
+    raise AssertionError
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """p2pfl's rounds in D-SGD's place: `p2pfl_rounds.py <rounds>`.
 
 8 processes on loopback, gRPC with TLS, fully connected, 1 M parameters; in each round every node takes one step on a
-batch of 32, and all aggregate. Settings are p2pfl's own for one machine (`set_standalone_settings`), without Ray, whose
-actors would only come between; it evaluates every round, here on one sample.
+batch of 32, and all aggregate. Settings are p2pfl's own but for longer timeouts, since with 2 cores its 8 nodes lose
+each other else (with `set_standalone_settings`, whose gossip never pauses, in the first round), and without Ray, whose
+actors would only come between. It evaluates every round, here on one sample.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
+import types
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,15 +40,22 @@ def main(rounds: int) -> None:
 
 
 def live(id: int, rounds: int, addresses: Any, go: Any, over: Any) -> None:
+    import lightning  # noqa: F401  (it and torchmetrics look for torchvision)
+    import torchmetrics  # noqa: F401
+
+    for name in ("torchvision", "torchvision.datasets"):  # imported for data sets that are not used here
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["torchvision"].datasets = sys.modules["torchvision.datasets"]  # type: ignore[attr-defined]
+    from p2pfl.settings import Settings
+
+    Settings.general.DISABLE_RAY = True
     from datasets import Dataset, DatasetDict
     from p2pfl.examples.mnist.model.mlp_pytorch import model_build_fn
     from p2pfl.learning.dataset.p2pfl_dataset import P2PFLDataset
     from p2pfl.node import Node
-    from p2pfl.settings import Settings
-    from p2pfl.utils.utils import set_standalone_settings
 
-    set_standalone_settings()
-    Settings.general.DISABLE_RAY = True
+    Settings.general.GRPC_TIMEOUT = 60.0
+    Settings.heartbeat.TIMEOUT = 120.0
 
     def samples(count: int) -> Any:
         images = [[[((i + j * k) % 7) / 7 for k in range(8)] for j in range(8)] for i in range(count)]

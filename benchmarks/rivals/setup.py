@@ -78,16 +78,8 @@ def compression(python: Path) -> None:
 
 def p2pfl(python: Path) -> None:
     """p2pfl 0.4.4, for `benchmarks/rounds.py`. Its extra for torch wants a torchvision of torch 2.2: without it."""
-    pip(
-        python,
-        "-c",
-        str(CONSTRAINTS),
-        "p2pfl==0.4.4",
-        "lightning>=2.4,<3",
-        "torchmetrics>=1.3.1,<2",
-        "torchvision",
-        "numpy<2",
-    )
+    loose = ("numpy<2", "pyarrow<18", "huggingface_hub<0.26")  # what its datasets 2.15 works with
+    pip(python, "-c", str(CONSTRAINTS), "p2pfl[dp]==0.4.4", "lightning>=2.4,<3", "torchmetrics>=1.3.1,<2", *loose)
 
 
 RIVALS = {
