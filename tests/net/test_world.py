@@ -222,6 +222,27 @@ def test_who_comes_back_is_not_kept_waiting_by_those_who_have_finished(tmp_path:
     assert asyncio.run(asyncio.wait_for(main(), 15)) == 3
 
 
+def test_only_who_comes_when_others_have_begun_is_late() -> None:
+    async def main() -> list[bool]:
+        wires, late = Wires(), [False] * 3
+        found = worlds(3, wires)
+        first_two = asyncio.Event()
+
+        async def protocol(me: Peer) -> None:
+            late[me.id] = me.is_late
+            if me.id == 2:
+                first_two.set()
+            await first_two.wait()
+
+        runs = [asyncio.ensure_future(found[i].run(protocol, company=1, linger=0.5)) for i in (0, 1)]
+        while not (found[0].members.begun and found[1].members.begun):
+            await asyncio.sleep(0.01)
+        await asyncio.gather(found[2].run(protocol, company=2, linger=0.5), *runs)
+        return late
+
+    assert asyncio.run(asyncio.wait_for(main(), 10)) == [False, False, True]
+
+
 def test_who_is_stopped_says_what_it_has_to_say_and_who_finishes_does_not() -> None:
     async def main() -> None:
         found = worlds(2, Wires())
@@ -233,8 +254,8 @@ def test_who_is_stopped_says_what_it_has_to_say_and_who_finishes_does_not() -> N
             me.state["heard"] = await me.receive("farewell", from_=0)
 
         runs = [asyncio.ensure_future(w.run(protocol, company=1, linger=0.5)) for w in found]
-        await found[0].members.wait(lambda: bool(found[0].members.here))
-        await asyncio.sleep(0.05)
+        while not (hasattr(found[0], "peer") and found[0].peer._farewells and found[1].members.begun):
+            await asyncio.sleep(0.01)
         runs[0].cancel()
         await asyncio.wait(runs)
         assert found[1].peer.state["heard"] == (0, "I leave")

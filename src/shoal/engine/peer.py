@@ -66,6 +66,11 @@ class Peer:
         return self._round
 
     @property
+    def is_late(self) -> bool:
+        """Whether others may have begun before this life of the peer: it joins, or has been restarted."""
+        return self._world.is_late(self)
+
+    @property
     def planned_rounds(self) -> int:
         """How many rounds `rounds` counts if it is given no number."""
         return self._world.rounds

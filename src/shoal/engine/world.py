@@ -124,6 +124,10 @@ class World(ABC):
     def spawn(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """See `Peer.spawn`."""
 
+    def is_late(self, peer: Peer) -> bool:
+        """See `Peer.is_late`."""
+        return peer.lives > 1 or self.now() > 0.0
+
     def slowness(self, peer: int) -> float:
         """Factor on the peer's compute times, 1 as a rule."""
         return 1.0

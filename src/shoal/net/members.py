@@ -13,12 +13,14 @@ class Members:
     Attributes:
         here: those that are connected.
         done: whether the peer itself has finished its protocol.
+        late: whether somebody had begun before the peer itself did.
     """
 
     def __init__(self) -> None:
         self.here: set[int] = set()
-        self.done = False
+        self.done = self.late = False
         self._met: set[int] = set()
+        self._silent: set[int] = set()  # connected, and have not greeted yet
         self._finished: set[int] = set()
         self._gone_since: dict[int, float] = {}
         self._begun: float | None = None
@@ -28,6 +30,21 @@ class Members:
         """The peer's protocol begins: whoever connects from now on joins or returns."""
         self._begun = time.monotonic()
 
+    @property
+    def begun(self) -> bool:
+        """Whether the peer's protocol has begun."""
+        return self._begun is not None
+
+    def greeted(self, other: int, begun: bool) -> None:
+        """A peer says whether it had begun when the connection with it was made."""
+        self.late = self.late or (begun and not self.begun)
+        self._silent.discard(other)
+        self._tell()
+
+    async def wait_for_greetings(self, timeout: float) -> None:
+        """Wait until all who are connected have said whether they had begun."""
+        await self.wait(lambda: not self._silent, timeout)
+
     def finish(self) -> None:
         """The peer's protocol has ended."""
         self.done = True
@@ -36,6 +53,7 @@ class Members:
         """A connection is there; returns whether `other` has missed something: it is back, or joins late."""
         missed = self._begun is not None or other in self._met
         self.here.add(other)
+        self._silent.add(other)
         self._met.add(other)
         self._finished.discard(other)
         self._gone_since.pop(other, None)
@@ -45,6 +63,7 @@ class Members:
     def went(self, other: int) -> None:
         """The connection is gone."""
         self.here.discard(other)
+        self._silent.discard(other)
         self._gone_since.setdefault(other, time.monotonic())
         self._tell()
 

@@ -271,6 +271,10 @@ class SteppingWorld(SoloWorld):
         """Seconds since the peer's protocol began, in its first life if `earlier` says how long that is ago."""
         return self.earlier + time.monotonic() - self._began
 
+    def is_late(self, peer: Peer) -> bool:
+        """All begin together, and go on together."""
+        return False
+
     async def commit(self, peer: Peer) -> None:
         """Write the peer's state to its store, off the loop; durable when this returns."""
         snapshot, round = peer.state.snapshot(), int(peer.state.get("round", 0))

@@ -26,6 +26,7 @@ LARGE = 1 << 18  # bytes in memory from which a frame is decoded off the loop
 HELD, HELD_LARGE = 256, 8  # messages of one sender, and large ones, that may wait here to be taken
 ROUNDS_LIMIT = 1 << 31  # a round beyond it is no round
 EVENTS = 1000  # of the log, kept in memory
+GREETING = 1.0  # seconds that those who are connected have to say whether they had begun
 LIVES_SHIFT = 40  # numbers of messages of one life of a peer
 
 
@@ -136,6 +137,7 @@ class RealWorld(SoloWorld):
                 await self.members.wait(lambda: len(self.members.here) >= company)
             else:
                 await self.members.wait(lambda: bool(self.members.here) or company == 0, timeout=linger)
+            await self.members.wait_for_greetings(GREETING)
             self._began = time.monotonic()
             await self._live(peer, protocol)
             self._tell_all({"what": "done"})
@@ -177,6 +179,10 @@ class RealWorld(SoloWorld):
     def now(self) -> float:
         """Seconds since the peer's protocol began, in its first life if `earlier` says how long that is ago."""
         return self.earlier + time.monotonic() - self._began
+
+    def is_late(self, peer: Peer) -> bool:
+        """Whether the peer has lived before, or somebody who was connected had begun."""
+        return peer.lives > 1 or self.members.late
 
     def neighbours(self, peer: int, round: int) -> tuple[int, ...]:
         """To whom `peer` sends in a round."""
@@ -224,7 +230,7 @@ class RealWorld(SoloWorld):
         """Tell all connected worlds something; their `on_control` gets it.
 
         Args:
-            what: its kind; "channel" and "done" are the world's own.
+            what: its kind; "channel", "hello" and "done" are the world's own.
             content: numbers and short texts.
         """
         self._tell_all({**content, "what": what})
@@ -278,6 +284,7 @@ class RealWorld(SoloWorld):
         self.log("connected" if not back else "connected again", other)
         if back:
             self.peer._returned(other)
+        self._post(other, Kind.CONTROL, {"what": "hello", "begun": self.members.begun})
         if self.members.done:
             self._post(other, Kind.CONTROL, {"what": "done"})
 
@@ -321,6 +328,8 @@ class RealWorld(SoloWorld):
             self.members.left(sender)
         elif what == "channel":
             reader.learn(content.get("name"))
+        elif what == "hello":
+            self.members.greeted(sender, content.get("begun") is True)
         elif what == "done":
             self.members.finished(sender)
             self.peer._finished(sender)

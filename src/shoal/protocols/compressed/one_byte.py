@@ -92,7 +92,7 @@ class OneByte:
         self._begin(me)
         me.serve("log", partial(self._answer, me))
         settling = 0
-        if me.lives > 1 or me.now() > 0.0:
+        if me.is_late:
             settling = SETTLING
             await self._catch_up(me)
             me.state["round"] = len(me.state["log"])
