@@ -140,3 +140,10 @@ def test_a_state_that_is_kept_in_the_middle_of_a_round_is_not_measured_again() -
         measured = [row[1] for row in node.world.metrics if row[4] == "accuracy"]
         assert measured == sorted(set(measured))
         assert measured[-1] == 4
+
+
+def test_who_begins_with_the_others_is_no_latecomer_of_one_byte() -> None:
+    settings = {"topology": "complete", "partition": "iid", "rounds": 4}
+    simulated = simulate("one-byte", **{**COMMON, **settings})
+    for node in run_nodes("one-byte", **settings):
+        torch.testing.assert_close(node.result.models[node.id], simulated.models[node.id], rtol=0, atol=1e-5)
