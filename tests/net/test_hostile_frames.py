@@ -85,6 +85,7 @@ class Trial:
         ]
         attack = asyncio.ensure_future(self._attack(corrupting, lives[self.hostile]))
         await asyncio.gather(*(life for i, life in enumerate(lives) if i != self.hostile))
+        await asyncio.wait([attack], timeout=60)  # honest peers may be ready before all was sent
         for task in (attack, lives[self.hostile]):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, PeerFailed):

@@ -66,6 +66,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             MalformedStatus: it is none, or somebody else's.
         """
+        if not _plain(content):
+            raise MalformedStatus("status: got something else than numbers and texts, in lists and dictionaries")
         try:
             status = msgspec.convert(content, cls)
         except (msgspec.ValidationError, RecursionError) as error:
@@ -83,6 +85,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         """As it is told."""
         told: dict[str, Any] = msgspec.to_builtins(self)
         return told
+
+
+def _plain(content: Any, depth: int = 4) -> bool:
+    """Whether it is numbers and texts only, in lists and dictionaries: other things may do anything when looked at."""
+    if depth and type(content) in (dict, list, tuple):
+        values = content.values() if type(content) is dict else content
+        return all(_plain(value, depth - 1) for value in values)
+    return content is None or type(content) in (bool, int, float, str)
 
 
 def clean(text: str, limit: int = SHORT) -> str:

@@ -54,7 +54,7 @@ class PolyakModel(Transform):
 
     def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
         """Take in the gradient; B, or its square."""
-        v: Tensor = s.v.addcmul_(u, u)
+        v: Tensor = s.v.add_(u * u)
         return v
 
     def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
