@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def main(rank: int, world: int, folder: Path) -> None:
     result |= {f"bytes of {name}": count for name, count in traffic(rank).items()}
     result |= {f"refused by {name}": as_it_was for name, as_it_was in refusals(rank).items()}
     save_file(result, str(folder / f"{rank}.safetensors"))
+    dist.barrier()  # who goes first would cut the other off
     dist.destroy_process_group()
+    os._exit(0)  # all is written; threads of torch that still run may abort an interpreter that ends by itself
 
 
 if __name__ == "__main__":
