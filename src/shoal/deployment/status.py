@@ -15,6 +15,7 @@ SCORES = 8  # metrics that a status may have
 WAITS = 4  # things that a peer may say it waits for
 NAME = r"\A[A-Za-z0-9][A-Za-z0-9 ._/@+()%:,=-]{0,39}\Z"  # of a metric, and a version
 SHORT = 160  # characters of a text
+PLAIN = (str, int, float, list, dict, type(None))
 
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 Round = Annotated[int, Meta(ge=0, le=1 << 31)]
@@ -66,8 +67,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             MalformedStatus: it is none, or somebody else's.
         """
+        if not isinstance(content, dict):
+            raise MalformedStatus(f"status: got {type(content).__name__}; a dict is needed")
+        known = {name: content[name] for name in cls.__struct_fields__ if name in content}
+        for name, value in known.items():
+            if not isinstance(value, PLAIN):  # a tensor would be taken for a dict, and answer to no method of one
+                raise MalformedStatus(f"status with {name} of type {type(value).__name__}")
         try:
-            status = msgspec.convert(content, cls)
+            status = msgspec.convert(known, cls)
         except (msgspec.ValidationError, RecursionError) as error:
             raise MalformedStatus(clean(str(error))) from None
         if status.peer != sender:
