@@ -7,6 +7,7 @@ import io
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,12 +234,10 @@ def test_ctrl_c_is_a_way_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    wait = threading.Event()
-    for _ in range(20_000):
-        if condition():
-            return
-        wait.wait(0.002)
-    raise AssertionError("it did not come to that")
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.002)
 
 
 @pytest.mark.parametrize(

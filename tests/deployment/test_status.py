@@ -42,6 +42,10 @@ HOSTILE = [
     ("round", True),
     ("round", 2**64 - 1),
     ("scores", [0.5]),
+    ("scores", torch.zeros(2, 2)),
+    ("scores", None),
+    ("state", torch.zeros(1)),
+    ("lives", b"1"),
     ("scores", {"accuracy": math.nan}),
     ("scores", {"loss": math.inf}),
     ("scores", {"loss": "0.5"}),
@@ -68,7 +72,7 @@ anything = st.recursive(
     | st.floats()
     | st.text(max_size=50)
     | st.binary(max_size=20)
-    | st.just(torch.tensor([math.nan])),
+    | st.sampled_from([torch.tensor([math.nan]), torch.zeros(0), torch.zeros(2, 2), torch.tensor(1)]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=12,
 )

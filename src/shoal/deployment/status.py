@@ -66,10 +66,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             MalformedStatus: it is none, or somebody else's.
         """
-        if not _plain(content):
-            raise MalformedStatus("status: got something else than numbers and texts, in lists and dictionaries")
+        if not isinstance(content, dict):
+            raise MalformedStatus(f"status: got {type(content).__name__}; a dict is needed")
+        known = {name: content[name] for name in cls.__struct_fields__ if name in content}
+        for name, value in known.items():
+            if not _plain(value):  # a tensor would be taken for a dict, and answer to no method of one
+                raise MalformedStatus(f"status with {name} of something else than numbers and texts")
         try:
-            status = msgspec.convert(content, cls)
+            status = msgspec.convert(known, cls)
         except (msgspec.ValidationError, RecursionError) as error:
             raise MalformedStatus(clean(str(error))) from None
         if status.peer != sender:

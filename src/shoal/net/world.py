@@ -247,10 +247,18 @@ class RealWorld(SoloWorld):
     async def commit(self, peer: Peer) -> None:
         """Write the peer's state to its store, off the loop; durable when this returns."""
         snapshot = peer.state.snapshot()
-        if self._store is not None:  # what has begun is written to its end: a later state must not come before it
-            await asyncio.shield(self._save(self._store, snapshot))
+        cancelled = None
+        if self._store is not None:
+            saving = asyncio.ensure_future(self._save(self._store, snapshot))
+            try:
+                await asyncio.shield(saving)
+            except asyncio.CancelledError as error:  # what has begun is written, lest a later state comes before it
+                cancelled = error
+                await saving
         if self.on_commit is not None:
             self.on_commit(peer)
+        if cancelled is not None:
+            raise cancelled
 
     async def _save(self, store: Store, snapshot: Snapshot) -> None:
         async with self._committing:
