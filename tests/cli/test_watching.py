@@ -225,12 +225,16 @@ def test_at_a_terminal_the_last_picture_stays_when_the_run_has_ended(monkeypatch
 
 
 def test_ctrl_c_is_a_way_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    presses = []
+
     def pressed(*anything: object) -> None:
+        presses.append(anything)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(watching, "Console", lambda: Console(file=io.StringIO(), force_terminal=True))
     monkeypatch.setattr(watching, "follow", pressed)
     watch_run("http://127.0.0.1:1/")
+    assert len(presses) == 1  # and it did not come out
 
 
 def until(condition: Callable[[], bool]) -> None:

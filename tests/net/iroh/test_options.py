@@ -34,9 +34,10 @@ def test_impossible_settings_are_named(setting: dict[str, Any], said: str) -> No
 
 
 def test_possible_settings_are_taken() -> None:
-    NetOptions()
-    NetOptions("[::]:4000", ("https://relay.example/",), 0.5, 1.0, 64, 1, ("ab" * 32, "cd" * 32))
-    NetOptions("0.0.0.0:65535", "default")
+    assert NetOptions().relays == "off"
+    keys = ("ab" * 32, "cd" * 32)
+    assert NetOptions("[::]:4000", ("https://relay.example/",), 0.5, 1.0, 64, 1, keys).allow == keys
+    assert NetOptions("0.0.0.0:65535", "default").bind == "0.0.0.0:65535"
 
 
 def test_addresses() -> None:

@@ -276,8 +276,10 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             numbers = scalars.get(same)
             if numbers is None:
                 numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
+            if plan.shared:
+                self._share(plan, state, p)
             items.append(Item(plan, p, g, state, numbers, negate))
-        return self._sharing(items)
+        return items
 
     @property
     def needs_loss(self) -> bool:
@@ -297,16 +299,10 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             raise ValueError(f"loss: got {self._told}; a finite number is needed")
         return -self._told if negate else self._told
 
-    def _sharing(self, items: list[Item]) -> list[Item]:
-        """The items, whose shared slots are one tensor: who lacks a gradient now knows as much as the others."""
-        for item in items:
-            for name, slot, _ in item.plan.slots:
-                if slot.shared:
-                    known = self._shared.setdefault(name, self._known(name, item.state[name]))
-                    if known is not item.state[name]:
-                        known = known.to(item.p.device)
-                        item.state[name] = known
-        return items
+    def _share(self, plan: Plan, state: dict[str, Any], p: Tensor) -> None:
+        """Shared slots are one tensor: who lacks a gradient now knows as much as the others."""
+        for name in plan.shared:
+            state[name] = self._shared.setdefault(name, self._known(name, state[name])).to(p.device)
 
     def _known(self, name: str, default: Tensor) -> Tensor:
         return next((state[name] for state in self.state.values() if name in state), default)

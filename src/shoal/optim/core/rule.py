@@ -198,6 +198,8 @@ class Plan:
     Attributes:
         chain: the transforms.
         slots: (key, slot, shape) of all state; the key is the slot's name, numbered where several have it.
+        shared: keys of the slots that the whole model shares.
+        shares: for each transform, its names of such slots.
         granularity: the coarsest of the chain.
         rated: whether the update that comes out includes the learning rate.
         kernel: its compiled step, or why there is none, once somebody asked for it (compiled.py).
@@ -219,6 +221,8 @@ class Plan:
                 own.append((slot.name, key))
             self.names.append(own)
         self.keys = frozenset(taken)
+        self.shared = tuple(key for key, slot, _ in self.slots if slot.shared)
+        self.shares = [tuple(slot.name for slot in transform.slots if slot.shared) for transform in chain]
         grains = {"element" if slot.shape is None else "tensor" for _, slot, _ in self.slots}
         grains |= {transform.granularity for transform in chain}
         self.granularity = "model" if "model" in grains else "tensor" if "tensor" in grains else "element"
@@ -426,17 +430,12 @@ def _step_together(items: Sequence[Item]) -> None:
         found = items[0].plan.chain[stop].settle(ready[0][2][stop], scalars[0][stop])
         for item, (q, _, states), numbers in zip(items, ready, scalars, strict=True):
             vars(numbers[stop]).update({name: value.to(q.device) for name, value in found.items()})
-            _follow(item.plan.chain[stop], states[stop], ready[0][2][stop])
+            for name in item.plan.shares[stop]:
+                if (own := getattr(states[stop], name)) is not (settled := getattr(ready[0][2][stop], name)):
+                    own.copy_(settled)
         position = stop
     for i, (item, (q, g, states)) in enumerate(zip(items, ready, strict=True)):
         u = item.plan.transform(updates[i], q, g, states, scalars[i], position)
         item.plan.finish(u, q, g, states, scalars[i])
         if q is not item.p:
             item.p.copy_(q)
-
-
-def _follow(transform: Transform, state: SimpleNamespace, first: SimpleNamespace) -> None:
-    """Shared slots are as at the first parameter."""
-    for slot in transform.slots:
-        if slot.shared and (own := getattr(state, slot.name)) is not (settled := getattr(first, slot.name)):
-            own.copy_(settled)
