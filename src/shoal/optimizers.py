@@ -278,4 +278,5 @@ WRAPPERS: Mapping[str, Entry] = {
     "lookahead": Entry("shoal.optim.lookahead:lookahead", "k steps forward, a part of the way back"),
     "cautious": Entry("shoal.optim.cautious:cautious", "entries that go against the gradient stay"),
     "xgrad": Entry("shoal.optim.xgrad:xgrad", "gradients are taken where the next step is expected to lead"),
+    "nino": Entry("shoal.optim.nino:nino", "weights are forecast now and then; needs a torch loop"),
 }

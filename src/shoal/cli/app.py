@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from shoal import names
+from shoal.cli.nowcast import nowcast
 from shoal.cli.optim import optim
 from shoal.cli.places import PLACES
 from shoal.cli.writing import writing
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(optim, name="optim")
+app.add_typer(nowcast, name="nowcast")
 
 
 def _version(show: bool) -> None:

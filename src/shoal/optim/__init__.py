@@ -37,6 +37,7 @@ from shoal.optim.mars import MARS, MarsGradient
 from shoal.optim.microadam import MicroAdam
 from shoal.optim.momo import MoMo, MoMoAdam
 from shoal.optim.nadam import NAdam
+from shoal.optim.nino import NiNo
 from shoal.optim.novograd import NovoGrad
 from shoal.optim.radam import RAdam
 from shoal.optim.ranger21 import Ranger21
@@ -116,6 +117,7 @@ __all__ = [
     "MoMoAdam",
     "Momentum",
     "NAdam",
+    "NiNo",
     "NovoGrad",
     "Optimizer",
     "Param",

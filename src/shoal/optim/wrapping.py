@@ -1,11 +1,11 @@
-"""Optimizers around optimizers: what Lookahead, Cautious and XGrad share.
+"""Optimizers around optimizers: what Lookahead, Cautious, XGrad and NiNo share.
 
 A wrapper holds another optimizer and has no parameters, groups, state or defaults but that one's. Schedulers, gradient
 scalers and whoever else takes an optimizer see the inner one's, whichever of the two they were given. What a wrapper
 keeps for itself goes into `state_dict` among the state of each parameter, below its own name: "lookahead.slow".
 
 Wrappers act in one order, however they are nested: the update is masked (Cautious), the step is taken, the weights
-after it are predicted (XGrad), the slow weights follow (Lookahead).
+after it are predicted (XGrad), the slow weights follow (Lookahead). A forecast (NiNo) takes the place of all of it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ class Wrapper(torch.optim.Optimizer):
 
     def after(self, layers: list[Wrapper]) -> None:
         """Act after the core's step."""
+
+    def replaces(self, layers: list[Wrapper]) -> bool:
+        """Whether `instead` takes the place of this step, of all wrappers; asked once a step, before it."""
+        return False
+
+    def instead(self) -> None:
+        """Act in the place of a step."""
 
     def shown(self, p: Tensor) -> Tensor | None:
         """The weights to evaluate a parameter with; None for those that it holds."""
@@ -145,10 +152,15 @@ class Wrapper(torch.optim.Optimizer):
         if any(layer.evaluating for layer in layers):
             raise RuntimeError("step: parameters hold the weights to evaluate; call train() before the next gradient")
         loss = None
-        if closure is not None and any(layer.ahead for layer in layers):
+        replacing = [layer for layer in layers if layer.replaces(layers)]
+        if closure is not None and (replacing or any(layer.ahead for layer in layers)):
             with torch.enable_grad():
                 loss = closure()
             closure = None
+        if replacing:
+            for layer in replacing:
+                layer.instead()
+            return loss
         for layer in reversed(layers):
             layer.before(layers)
         if closure is None:

@@ -1,0 +1,488 @@
+"""The neural graph of a torch module: which neuron each entry of each activation is, followed through one forward pass.
+
+The pass runs on torch's meta device: nothing is computed, no buffer changes, no random number is drawn. Beside each
+activation lies a tensor of the same shape with the numbers of its neurons, and beside each parameter one with the
+numbers of its entries. What only moves entries (views, permutations, concatenation) moves those, too; layers make new
+neurons and edges. `LAYERS`, `MOVES`, `KEEPS` and the others are what is known; anything else that touches an activation
+is refused, with the name of the module.
+
+- Linear and convolution: an edge from each neuron in to each neuron out, kernels as slots. Where a flattened image
+  enters a linear layer, a channel has one edge with all its positions as slots (several side by side, if they are more
+  than an edge has).
+- Bias, scale of a norm: edges from a node of their own. Positions, class tokens: from a node for each.
+- Sums of activations: edges that have no parameter, neuron by neuron.
+- Attention: `scaled_dot_product_attention` and `nn.MultiheadAttention`; see `Builder.attention`.
+- Embeddings: edges from a node for each token or, if the numbers do not come from the input, position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from shoal.optim.nino.building import Builder
+from shoal.optim.nino.graph import Kind, NeuralGraph
+
+
+@dataclass(eq=False)
+class Shadow:
+    """What the entries of a tensor are: neurons (-1: an input that no layer has seen), or else parameters."""
+
+    of: Tensor
+    ids: Tensor
+    neurons: bool = True
+
+
+KEEPS = frozenset(
+    "relu relu_ gelu silu tanh sigmoid elu leaky_relu hardtanh hardswish hardsigmoid relu6 softplus mish selu celu abs"
+    " softsign logsigmoid softmax log_softmax dropout dropout1d dropout2d alpha_dropout feature_alpha_dropout clone"
+    " contiguous detach to float double half bfloat16 type neg __neg__ exp log sqrt square clamp pow __pow__ masked_fill"
+    " tanh_ sigmoid_ masked_fill_ nan_to_num requires_grad_".split()
+)
+MOVES = frozenset(
+    "view reshape flatten unflatten permute transpose t squeeze unsqueeze unbind chunk split tensor_split __getitem__"
+    " expand expand_as movedim swapaxes swapdims narrow select view_as reshape_as repeat tile flip roll ravel".split()
+)
+POOLS = frozenset(
+    f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)
+) | {"interpolate"}
+REDUCES = frozenset({"mean", "sum", "amax", "amin", "logsumexp"})
+ADDS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__"})
+SCALES = frozenset(
+    "mul mul_ __mul__ __rmul__ __imul__ div div_ true_divide __truediv__ __rtruediv__ __itruediv__".split()
+)
+ASKS = frozenset("size dim stride numel is_floating_point is_contiguous __len__ ndimension is_complex get_device".split())
+
+
+def neural_graph(
+    model: nn.Module, example: Any, *, slots: int = 9, positions: int = 8
+) -> NeuralGraph:
+    """The graph of a model.
+
+    Args:
+        model: any module that is made of what is known here; it is not changed. Its parameters are taken in the order
+            of `named_parameters`.
+        example: what the model is called with: a tensor, or a tuple of several. Shapes count, values do not; one
+            sample is enough.
+        slots: weights of an edge at most.
+        positions: Laplacian eigenvectors of each node.
+
+    Raises:
+        ValueError: the model does something with its activations that is not known, which is named with the module
+            that does it; or a parameter takes no part in the output.
+    """
+    inputs = example if isinstance(example, tuple) else (example,)
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        raise ValueError(f"example: got {type(example).__name__}; a tensor, or a tuple of tensors, is allowed")
+    named = dict(model.named_parameters())
+    if not named:
+        raise ValueError("model: got one without parameters")
+    held = {name: p.detach().to("meta") for name, p in named.items()}
+    held |= {name: b.to("meta") for name, b in model.named_buffers()}
+    tracer = Tracer(slots)
+    at = 0
+    for name, p in named.items():
+        tracer.note(held[name], torch.arange(at, at + p.numel()).view(p.shape), neurons=False)
+        at += p.numel()
+    given = tuple(x[:1].to("meta") for x in inputs)
+    for x in given:
+        tracer.note(x, torch.full(x.shape, -1))
+    watched = [m.register_forward_pre_hook(tracer.entered(name)) for name, m in model.named_modules()]
+    watched += [m.register_forward_hook(tracer.left, always_call=True) for m in model.modules()]
+    try:
+        with torch.no_grad(), tracer:
+            torch.func.functional_call(model, held, given)
+    except (RuntimeError, NotImplementedError, TypeError, IndexError) as error:
+        raise ValueError(f"model: {tracer.where()} cannot be followed on shapes alone: {error}") from error
+    finally:
+        for hook in watched:
+            hook.remove()
+    return tracer.builder.finish(tuple(named), tuple(p.numel() for p in named.values()), positions)
+
+
+class Tracer(TorchFunctionMode):
+    """Follows neurons through calls of torch's functions."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__()
+        self.builder = Builder(slots)
+        self._shadows: dict[int, Shadow] = {}
+        self._positions: set[int] = set()  # neurons of embeddings that were not of the input
+        self._modules: list[tuple[str, str]] = []
+
+    # -- where it is --------------------------------------------------------------------------------------------------
+
+    def entered(self, name: str) -> Callable[[nn.Module, Any], None]:
+        """A hook that notes that a module begins."""
+        return lambda module, _: self._modules.append((name, type(module).__name__))
+
+    def left(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A hook that notes that a module has ended; after an error the place stays noted."""
+        if output is not None:
+            self._modules.pop()
+
+    def where(self) -> str:
+        """The module at work, in words."""
+        name, kind = self._modules[-1] if self._modules else ("", "its forward")
+        return f"module {name!r} ({kind})" if name else f"the module itself ({kind})"
+
+    def refused(self, what: str) -> ValueError:
+        """An error that names the module."""
+        return ValueError(f"model: {self.where()} has {what}, of which no neural graph is known")
+
+    # -- shadows ------------------------------------------------------------------------------------------------------
+
+    def note(self, of: Tensor, ids: Tensor, neurons: bool = True) -> None:
+        """Say what the entries of a tensor are."""
+        self._shadows[id(of)] = Shadow(of, ids, neurons)
+
+    def shadow(self, x: Any) -> Shadow | None:
+        """What is known of the entries of a tensor."""
+        return self._shadows.get(id(x)) if isinstance(x, Tensor) else None
+
+    def neurons(self, x: Any, dim: int) -> Tensor:
+        """Neurons [n] along a dimension; inputs that no layer has seen become nodes."""
+        shadow = self.shadow(x)
+        if shadow is None or not shadow.neurons:
+            raise self.refused("a layer whose input is no activation")
+        ids = shadow.ids.movedim(dim, -1)
+        first = ids.reshape(-1, ids.shape[-1])[0]
+        if not bool((ids == first).all()):
+            raise self.refused("a layer along a dimension that holds other things than its neurons")
+        if bool((first < 0).all()):
+            first = self.builder.group(len(first))
+            ids.copy_(first.expand_as(ids))
+        elif bool((first < 0).any()):
+            raise self.refused("a layer over activations and unseen inputs at once")
+        return first.clone()
+
+    def entries(self, p: Any) -> Tensor:
+        """Numbers of a parameter's entries, in its shape."""
+        shadow = self.shadow(p)
+        if shadow is None or shadow.neurons:
+            raise self.refused("a weight that is no parameter, nor a view of one")
+        return shadow.ids
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One call."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            name = str(getattr(getattr(func, "__self__", None), "__name__", name))
+            if name in ("T", "mT", "data"):
+                return self._move(func, args, kwargs)
+            return func(*args, **kwargs)
+        held = [shadow for x in _tensors((args, kwargs)) if (shadow := self.shadow(x))]
+        if not held or name in ASKS:
+            return func(*args, **kwargs)
+        if name in LAYERS:
+            return LAYERS[name](self, func, *args, **kwargs)
+        if name in MOVES:
+            return self._move(func, args, kwargs)
+        if name in KEEPS:
+            return self._keep(func, args, kwargs)
+        if name in POOLS:
+            channels = self.neurons(args[0], 1)
+            result = func(*args, **kwargs)
+            self._channels(result, channels)
+            return result
+        if name in REDUCES:
+            return self._reduce(func, args, kwargs)
+        if name in ADDS or name in SCALES:
+            return self._combine(func, args, kwargs, name in ADDS)
+        result = func(*args, **kwargs)
+        if not list(_tensors(result)):
+            return result
+        raise self.refused(f"{name} on activations")
+
+    def _channels(self, result: Tensor, channels: Tensor) -> None:
+        self.note(result, channels.view(-1, *[1] * (result.dim() - 2)).expand(result.shape).clone())
+
+    def _last(self, result: Tensor, neurons: Tensor) -> None:
+        self.note(result, neurons.expand(result.shape).clone())
+
+    def _keep(self, func: Any, args: Any, kwargs: Any) -> Any:
+        x = args[0] if args else kwargs["input"]
+        shadow = self.shadow(x)
+        if shadow is None:
+            raise self.refused(f"{func.__name__} with an activation beside its input")
+        if "dropout" in func.__name__:
+            return x
+        result = func(*args, **kwargs)
+        if result is not x:
+            self.note(result, shadow.ids.expand(result.shape), shadow.neurons)
+        return result
+
+    def _move(self, func: Any, args: Any, kwargs: Any) -> Any:
+        kinds = {shadow.neurons for x in _tensors((args, kwargs)) if (shadow := self.shadow(x))}
+        result = func(*args, **kwargs)
+        if not kinds:
+            return result
+        moved = func(*self._swapped(args), **self._swapped(kwargs))
+        for value, ids in zip(_tensors(result), _tensors(moved), strict=True):
+            self.note(value, ids, neurons=True in kinds)
+        return result
+
+    def _swapped(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            shadow = self.shadow(x)
+            return x if shadow is None else shadow.ids
+        if isinstance(x, dict):
+            return {name: self._swapped(value) for name, value in x.items()}
+        return type(x)(self._swapped(v) for v in x) if type(x) in (tuple, list) else x
+
+    def _reduce(self, func: Any, args: Any, kwargs: Any) -> Any:
+        x = args[0] if args else kwargs["input"]
+        dims = args[1] if len(args) > 1 else kwargs.get("dim")
+        keep = bool(args[2] if len(args) > 2 else kwargs.get("keepdim", False))
+        shadow = self.shadow(x)
+        if shadow is None or not shadow.neurons:
+            raise self.refused(f"{func.__name__} of a parameter")
+        dims = tuple(range(x.dim())) if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
+        low, high = shadow.ids.amin(dims, keep), shadow.ids.amax(dims, keep)
+        if not bool((low == high).all()):
+            raise self.refused(f"{func.__name__} over neurons")
+        result = func(*args, **kwargs)
+        self.note(result, low)
+        return result
+
+    def _combine(self, func: Any, args: Any, kwargs: Any, adds: bool) -> Any:
+        """Sums and products of two."""
+        x, other = (*args, *(kwargs[n] for n in ("input", "other") if n in kwargs))[:2]
+        a, b = self.shadow(x), self.shadow(other)
+        result = func(*args, **kwargs)
+        if a is None or b is None:
+            one = a or b
+            assert one is not None
+            self.note(result, one.ids.expand(result.shape).clone(), one.neurons)
+            return result
+        if not a.neurons and not b.neurons:
+            raise self.refused("a parameter computed from others")
+        if a.neurons and b.neurons:
+            if not adds:
+                raise self.refused("a product of two activations")
+            self.note(result, self._join(a.ids.expand(result.shape), b.ids.expand(result.shape)))
+            return result
+        act, par = (a, b) if a.neurons else (b, a)
+        if bool((act.ids < 0).any()):
+            self.neurons(act.of, -1)
+        self._attach(act.ids.expand(result.shape), par.ids.expand(result.shape), None if adds else Kind.SCALE)
+        self.note(result, act.ids.expand(result.shape).clone())
+        return result
+
+    def _attach(self, neurons: Tensor, entries: Tensor, kind: Kind | None) -> None:
+        try:
+            self.builder.rows(neurons.flatten(), entries.flatten(), kind)
+        except ValueError as error:
+            raise self.refused(str(error)) from None
+
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        """Neurons of a sum: those that were made later."""
+        pairs = torch.unique(torch.stack([a.flatten(), b.flatten()], 1), dim=0)
+        pairs = pairs[(pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
+        for one, others, kept in ((0, 1, a), (1, 0, b)):
+            if len(pairs) and self._positions.issuperset(pairs[:, others].tolist()):
+                self.builder.identify(pairs[:, one], pairs[:, others])
+                return kept.clone()
+        self.builder.link(pairs.amin(1), pairs.amax(1), Kind.RESIDUAL)
+        return torch.maximum(a, b)
+
+    # -- layers -------------------------------------------------------------------------------------------------------
+
+    def layer(self, source: Tensor, weights: Tensor, bias: Any, kind: Kind) -> Tensor:
+        """New neurons [O], which weights [O, I, S] lead to."""
+        target = self.builder.group(len(weights))
+        self.builder.dense(source, target, weights, kind)
+        if bias is not None:
+            self._attach(target, self.entries(bias), Kind.BIAS)
+        return target
+
+    def linear(self, func: Any, input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+        """`F.linear`."""
+        entries = self.entries(weight)
+        neurons = self.layer(self.neurons(input, -1), entries[:, :, None], bias, Kind.LINEAR)
+        result: Tensor = func(input, weight, bias)
+        self._last(result, neurons)
+        return result
+
+    def product(self, func: Any, input: Tensor, other: Tensor) -> Tensor:
+        """`activation @ matrix`."""
+        if (shadow := self.shadow(other)) is None or shadow.neurons or other.dim() != 2:
+            raise self.refused("a matrix product of activations (attention is known as scaled_dot_product_attention)")
+        entries = shadow.ids.T
+        neurons = self.layer(self.neurons(input, -1), entries[:, :, None], None, Kind.LINEAR)
+        result: Tensor = func(input, other)
+        self._last(result, neurons)
+        return result
+
+    def addmm(self, func: Any, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Tensor:
+        """`bias + activation @ matrix`."""
+        neurons = self.layer(self.neurons(mat1, -1), self.entries(mat2).T[:, :, None], input, Kind.LINEAR)
+        result: Tensor = func(input, mat1, mat2, **scales)
+        self._last(result, neurons)
+        return result
+
+    def convolution(self, func: Any, input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`F.conv1d` to `F.conv3d`, with groups."""
+        result = func(input, weight, bias, *args, **kwargs)
+        source, entries = self.neurons(input, 1), self.entries(weight).flatten(2)
+        groups = len(source) // entries.shape[1]
+        target = self.builder.group(len(entries))
+        for inputs, outputs, part in zip(
+            source.chunk(groups), target.chunk(groups), entries.chunk(groups), strict=True
+        ):
+            self.builder.dense(inputs, outputs, part, Kind.CONVOLUTION)
+        if bias is not None:
+            self._attach(target, self.entries(bias), Kind.BIAS)
+        self._channels(result, target)
+        return result
+
+    def embedding(self, func: Any, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """`F.embedding`."""
+        entries = self.entries(weight)
+        tokens, neurons = self.builder.group(len(entries)), self.builder.group(entries.shape[1])
+        of_input = self.shadow(input) is not None
+        self.builder.dense(tokens, neurons, entries.T[:, :, None], Kind.TOKEN if of_input else Kind.POSITION)
+        if of_input:
+            self.builder.token |= {node: number for number, node in enumerate(tokens.tolist(), 1)}
+        else:
+            self._positions |= set(neurons.tolist())
+        result = func(input, weight, *args, **kwargs)
+        self._last(result, neurons)
+        return result
+
+    def _normalised(self, input: Tensor, dim: int, weight: Any, bias: Any) -> Tensor:
+        neurons = self.neurons(input, dim)
+        for p, kind in ((weight, Kind.SCALE), (bias, Kind.BIAS)):
+            if p is not None:
+                self._attach(neurons, self.entries(p).flatten(), kind)
+        result = torch.empty_like(input)
+        shadow = self.shadow(input)
+        assert shadow is not None
+        self.note(result, shadow.ids.clone())
+        return result
+
+    def layer_norm(
+        self, func: Any, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None
+    ) -> Tensor:
+        """`F.layer_norm` and `F.rms_norm` over the last dimension; over more of them only without parameters."""
+        if math.prod(normalized_shape[:-1]) != 1 and weight is not None:
+            raise self.refused("a norm with parameters over several dimensions")
+        return self._normalised(input, -1, weight, bias)
+
+    def rms_norm(self, func: Any, input: Tensor, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Tensor:
+        """`F.rms_norm`."""
+        return self.layer_norm(func, input, normalized_shape, weight)
+
+    def batch_norm(
+        self, func: Any, input: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *args: Any, **kw: Any
+    ) -> Tensor:
+        """`F.batch_norm` and `F.instance_norm`."""
+        return self._normalised(input, 1, weight, bias)
+
+    def group_norm(
+        self, func: Any, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    ) -> Tensor:
+        """`F.group_norm`."""
+        return self._normalised(input, 1, weight, bias)
+
+    def cat(self, func: Any, tensors: Any, dim: int = 0) -> Tensor:
+        """`torch.cat`; a parameter among activations is a row of tokens that does not come from the input."""
+        result: Tensor = func(tensors, dim)
+        shadows = [self.shadow(x) for x in tensors]
+        found = [s for s in shadows if s is not None and s.neurons]
+        if not found:
+            raise self.refused("a parameter put together from others")
+        ids = []
+        for x, s in zip(tensors, shadows, strict=True):
+            if s is None:
+                ids.append(torch.full(x.shape, -1))
+            elif s.neurons:
+                ids.append(s.ids)
+            else:
+                neurons = self.neurons(found[0].of, -1).expand(x.shape)
+                self._attach(neurons, s.ids, Kind.TOKEN)
+                ids.append(neurons)
+        self.note(result, torch.cat(ids, dim))
+        return result
+
+    def attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """`F.scaled_dot_product_attention`: [..., H, T, n]."""
+        heads = [self._heads(x) for x in (query, key, value)]
+        if len({h.shape[0] for h in heads}) > 1:
+            raise self.refused("attention whose heads share keys or values")
+        self.builder.attention(*heads)
+        result: Tensor = func(query, key, value, *args, **kwargs)
+        self.note(result, heads[2][:, None].expand(result.shape).clone())
+        return result
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Neurons [H, n] of queries, keys or values."""
+        shadow = self.shadow(x)
+        if shadow is None or not shadow.neurons or bool((shadow.ids < 0).any()):
+            raise self.refused("attention over what no layer has made")
+        ids = shadow.ids if x.dim() > 3 else shadow.ids.unsqueeze(-3)
+        ids = ids.reshape(-1, *ids.shape[-3:])
+        if not bool((ids == ids[:1, :, :1]).all()):
+            raise self.refused("attention along a dimension that holds neurons")
+        return ids[0, :, 0]
+
+    def multi_head(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """`nn.MultiheadAttention`."""
+        width, number, weight, bias, bias_k, bias_v, _, _, out, out_bias = args[:10]
+        if weight is None or bias_k is not None or bias_v is not None:
+            raise self.refused("attention with keys of another width, or with biases among its keys")
+        matrices = self.entries(weight).chunk(3)
+        biases = [None] * 3 if bias is None else list(self.entries(bias).chunk(3))
+        made = []
+        for x, matrix, own in zip((query, key, value), matrices, biases, strict=True):
+            neurons = self.layer(self.neurons(x, -1), matrix[:, :, None], None, Kind.LINEAR)
+            if own is not None:
+                self._attach(neurons, own, Kind.BIAS)
+            made.append(neurons.view(number, width // number))
+        self.builder.attention(*made)
+        end = self.layer(made[2].flatten(), self.entries(out)[:, :, None], out_bias, Kind.LINEAR)
+        result = func(query, key, value, *args, **kwargs)
+        self._last(result[0], end)
+        return result
+
+
+LAYERS: dict[str, Callable[..., Any]] = {
+    "linear": Tracer.linear,
+    "matmul": Tracer.product,
+    "__matmul__": Tracer.product,
+    "mm": Tracer.product,
+    "addmm": Tracer.addmm,
+    "conv1d": Tracer.convolution,
+    "conv2d": Tracer.convolution,
+    "conv3d": Tracer.convolution,
+    "embedding": Tracer.embedding,
+    "layer_norm": Tracer.layer_norm,
+    "rms_norm": Tracer.rms_norm,
+    "batch_norm": Tracer.batch_norm,
+    "instance_norm": Tracer.batch_norm,
+    "group_norm": Tracer.group_norm,
+    "cat": Tracer.cat,
+    "concat": Tracer.cat,
+    "scaled_dot_product_attention": Tracer.attention,
+    "multi_head_attention_forward": Tracer.multi_head,
+}
+
+
+def _tensors(x: Any) -> Iterable[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, dict):
+        for value in x.values():
+            yield from _tensors(value)
+    elif isinstance(x, tuple | list):
+        for value in x:
+            yield from _tensors(value)
