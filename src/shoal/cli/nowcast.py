@@ -1,4 +1,4 @@
-"""`shoal nowcast`: nowcasters for NiNo, from recorded training runs. Nothing heavy is imported until a command needs it."""
+"""`shoal nowcast`: nowcasters for NiNo. Nothing heavy is imported until a command needs it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def train(
     steps: Annotated[int, _option("Steps of AdamW (default: 20000).")] = 20_000,
     runs: Annotated[int, _option("Runs of a batch (default: 4).")] = 4,
     slices: Annotated[int, _option("Slices of each of them (default: 4).")] = 4,
+    largest: Annotated[int, _option("Parameters of a run's model at most (default: 1000000).")] = 1_000_000,
     lr: Annotated[float, _option("Learning rate at first (default: 0.003).")] = 3e-3,
     weight_decay: Annotated[float, _option("Decoupled weight decay (default: 0.01).")] = 0.01,
     held: Annotated[float, _option("Share of runs to measure errors on (default: 0.1).")] = 0.1,
@@ -66,6 +67,7 @@ def train(
         steps=steps,
         runs=runs,
         slices=slices,
+        largest=largest,
         lr=lr,
         weight_decay=weight_decay,
         held=held,

@@ -128,11 +128,13 @@ class Trajectory:
     Attributes:
         path: of its file.
         length: states in it.
+        size: parameters of the model.
         about: settings of the model, learning rate and seed.
     """
 
     path: Path
     length: int
+    size: int
     about: dict[str, Any]
 
     def states(self, first: int, last: int, stride: int = 1) -> Tensor:
@@ -163,7 +165,7 @@ def _read(folder: Path) -> Iterator[Trajectory]:
         try:
             with safe_open(path, framework="pt") as file:
                 told = json.loads((file.metadata() or {})[KEY])
-                length = file.get_slice("states").get_shape()[0]
+                length, size = file.get_slice("states").get_shape()
         except (SafetensorError, OSError, json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"folder: {path} is no recorded run ({error})") from None
-        yield Trajectory(path, length, told)
+        yield Trajectory(path, length, size, told)

@@ -35,6 +35,7 @@ class Meta:
         steps: of AdamW.
         runs, slices: of each batch, and of each of its runs; slices of a run begin one state after the other.
         strides: recorded states from one state of a slice to the next; one is drawn for each run of a batch.
+        largest: parameters of a model at most; runs of larger ones are left out.
         lr, weight_decay: of AdamW; the rate falls to 0 along a cosine.
         clip: norm beyond which the gradient is shortened.
         held: share of the runs that are not trained on, from the end.
@@ -46,6 +47,7 @@ class Meta:
     runs: int = 4
     slices: int = 4
     strides: Sequence[int] = (1, 2, 4)
+    largest: int = 1_000_000
     lr: float = 3e-3
     weight_decay: float = 0.01
     clip: float = 5.0
@@ -86,7 +88,11 @@ class Slice:
 
 
 def train(
-    folder: str | Path, out: str | Path, shape: Shape | None = None, how: Meta | None = None, tell: Tell = lambda *_: None
+    folder: str | Path,
+    out: str | Path,
+    shape: Shape | None = None,
+    how: Meta | None = None,
+    tell: Tell = lambda *_: None,
 ) -> Nowcaster:
     """Train a nowcaster, and write it now and then. Ctrl-C leaves the last that was written.
 
@@ -102,7 +108,9 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the state of the moment was written.
     """
     shape, how = shape or Shape(), how or Meta()
-    runs = trajectories(folder)
+    runs = [run for run in trajectories(folder) if run.size <= how.largest]
+    if not runs:
+        raise ValueError(f"largest: got {how.largest}; every run in {folder} is of a larger model")
     held = runs[len(runs) - int(how.held * len(runs)) :]
     training = runs[: len(runs) - len(held)]
     draw = torch.Generator().manual_seed(how.seed)
@@ -111,7 +119,7 @@ def train(
         network = NETWORKS[how.network](shape)
     optimizer = AdamW(network.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     rate = warmup_cosine(how.lr, steps=how.steps)
-    began, losses = time.monotonic(), []
+    began, losses, still = time.monotonic(), [], []
     told: dict[str, Any] = {
         "runs": len(training),
         "recorded": runs[0].about["how"],
@@ -120,7 +128,12 @@ def train(
 
     def write(step: int) -> None:
         recent = losses[-200:]
-        told.update(step=step, loss=sum(recent) / max(1, len(recent)), seconds=round(time.monotonic() - began))
+        told.update(
+            step=step,
+            loss=sum(recent) / len(recent),
+            last_state=sum(still[-200:]) / len(recent),
+            seconds=round(time.monotonic() - began),
+        )
         save(network, out, told)
 
     with deferred() as asked:
@@ -129,16 +142,18 @@ def train(
                 group["lr"] = rate(step)
             optimizer.zero_grad()
             losses.append(0.0)
+            still.append(0.0)
             for one in batch(training, shape, how, draw):
                 signs = torch.randint(0, 2, (shape.positions,), generator=draw) * 2.0 - 1.0
                 loss = one.error(network(one.graph, one.states, signs=signs)) / how.runs
                 loss.backward()
                 losses[-1] += loss.item()
+                still[-1] += one.error(torch.zeros_like(one.ahead)).item() / how.runs
             torch.nn.utils.clip_grad_norm_(network.parameters(), how.clip)
             optimizer.step()
             if (step + 1) % 100 == 0 or asked:
                 write(step + 1)
-            tell(step + 1, how.steps, f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}")
+            tell(step + 1, how.steps, f"error {sum(losses[-50:]) / sum(still[-50:]):.3f} of the last state's")
             if asked:
                 break
     told["errors"] = errors(network, held or training, how)

@@ -111,7 +111,9 @@ class NiNo(Wrapper):
         if not whole(1)(max_steps):
             raise ValueError(f"max_steps: got {max_steps!r}; a whole number >= 1 is allowed")
         if not whole(1)(period) or period % shape.states:
-            raise ValueError(f"period: got {period!r}; a multiple of {shape.states}, the nowcaster's states, is allowed")
+            raise ValueError(
+                f"period: got {period!r}; a multiple of {shape.states}, the nowcaster's states, is allowed"
+            )
         if not isinstance(power, int | float) or not power > 0.0:
             raise ValueError(f"power: got {power!r}; a number > 0 is allowed")
         super().__init__(
