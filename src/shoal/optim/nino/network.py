@@ -2,7 +2,8 @@
 
 NiNo's: edge and node features are projected to a width; in each layer of message passing
 
-    m_ij = a(e_ij) * W [x_i, x_j] + b(e_ij)        x_i <- silu(U V [x_i, mean_j m_ij])        e_ij <- F silu(D e_ij + S x_j + T x_i)
+    m_ij = a(e_ij) * W [x_i, x_j] + b(e_ij)        x_i <- silu(U V [x_i, mean_j m_ij])
+    e_ij <- F silu(D e_ij + S x_j + T x_i)
 
 over the edges j -> i (principal neighbourhood aggregation with the mean alone, messages modulated by edges, a, b, U ...
 linear), and two linear layers make of each edge K residuals a slot, to be added to the parameters' last state.
@@ -13,7 +14,8 @@ B. Knyazev, A. Moudgil, G. Lajoie, E. Belilovsky, S. Lacoste-Julien, "Accelerati
 Nowcasting Networks", arXiv:2409.04434 (2024).
 
 Choices. All layers update the edges: in the authors' code the last one updates nodes alone, which the residuals do not
-look at. Both networks know the kind of the edge by an embedding. Features of tokens are optional (`vocabulary`).
+look at. Both networks know the kind of the edge by an embedding. Features of tokens are optional (`vocabulary`). Weights
+begin with variance 1 / inputs, the last ones with less, so that residuals begin small.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.optim.nino.graph import KINDS, NeuralGraph
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -121,10 +122,9 @@ class GraphNowcaster(Nowcaster):
         self.layers = nn.ModuleList(Messages(width) for _ in range(shape.layers))
         self.hidden = nn.Linear(width, width)
         self.out = nn.Linear(width, shape.slots * shape.horizon)
-        for layer in (self.kinds, self.tokens, self.out):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
+        _initialise(self)
+        nn.init.normal_(self.edges.weight, std=shape.states**-0.5)  # most edges have one slot
+        nn.init.normal_(self.nodes.weight)  # eigenvectors have the length 1, their entries are small
 
     def forward(self, graph: NeuralGraph, states: Tensor, k: int | None = None, signs: Tensor | None = None) -> Tensor:
         """Residuals of the parameters, in scaled units; see `Nowcaster`."""
@@ -132,7 +132,7 @@ class GraphNowcaster(Nowcaster):
         features = graph.features(states).flatten(2)
         e = F.linear(features, self.edges.weight[:, : features.shape[2]], self.edges.bias)
         e = e + self.kinds(graph.kind)[:, None]
-        x = self.nodes(graph.positions if signs is None else graph.positions * signs)
+        x = self.nodes((graph.positions if signs is None else graph.positions * signs).to(e.dtype))
         if self.tokens is not None:
             x = x + self.tokens(torch.where(graph.token <= shape.vocabulary, graph.token, 0))
         x = x[:, None].expand(-1, states.shape[1], -1)
@@ -157,9 +157,7 @@ class SingleNowcaster(Nowcaster):
         self.first = nn.Linear(shape.states, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, shape.horizon)
-        for layer in (self.kinds, self.out):
-            nn.init.normal_(layer.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
+        _initialise(self)
 
     def forward(self, graph: NeuralGraph, states: Tensor, k: int | None = None, signs: Tensor | None = None) -> Tensor:
         """Residuals of the parameters, in scaled units; see `Nowcaster`."""
@@ -170,6 +168,17 @@ class SingleNowcaster(Nowcaster):
         if k is not None:
             return F.linear(h, self.out.weight[k - 1], self.out.bias[k - 1])
         return self.out(h)  # type: ignore[no-any-return]
+
+
+def _initialise(network: GraphNowcaster | SingleNowcaster) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    nn.init.normal_(network.out.weight, std=0.02)
 
 
 NETWORKS: dict[str, type[Nowcaster]] = {"graph": GraphNowcaster, "single": SingleNowcaster}

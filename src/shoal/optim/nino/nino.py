@@ -1,6 +1,6 @@
 """NiNo: an optimizer, and every so often weights that a network forecasts from the last few.
 
-    every period / c steps: keep the weights        with c of them: theta <- theta + s * residual_k(states) and begin anew
+    every period / c steps: keep the weights        with c of them: theta <- theta + s residual_k(states), begin anew
 
 The residual is that of `GraphNowcaster` (NiNo) or `SingleNowcaster` (WNN+) for k spacings ahead, s the spread of the
 layer; k falls over the n = max_steps // period forecasts as round(linspace(sqrt(K), 1, n)^2).
@@ -191,9 +191,11 @@ class NiNo(Wrapper):
         self.nowcaster.to(device)
         held = {p for p, states in self._states.items() if len(states) == count}
         states = [self._states[p] if p in held else p.detach().expand(count, *p.shape) for p in parameters]
-        flat = torch.cat([s.reshape(count, -1).float() for s in states], 1).T.unsqueeze(1)
-        inputs, _, spreads = scaled(flat, self.graph.sizes)
-        moves = (self.nowcaster(self.graph, inputs, k) * spreads)[:, 0].split(list(self.graph.sizes))
+        flat = torch.cat([s.reshape(count, -1) for s in states], 1).T.unsqueeze(1)
+        inputs, _, spreads = scaled(flat if flat.dtype == torch.float64 else flat.float(), self.graph.sizes)
+        dtype = next((p.dtype for p in self.nowcaster.parameters()), inputs.dtype)
+        residuals = self.nowcaster(self.graph, inputs.to(dtype), k)
+        moves = (residuals * spreads)[:, 0].split(list(self.graph.sizes))
         return {p: p + d.view_as(p).to(p.dtype) for p, d in zip(parameters, moves, strict=True) if p in held}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -49,4 +48,4 @@ def horizons(max_steps: int, period: int, horizon: int = 40, power: float = 2.0)
     """
     count, first = max(1, max_steps // period), horizon ** (1.0 / power)
     slope = (first - 1.0) / max(1, count - 1)
-    return [math.floor((first - slope * i) ** power + 0.5) for i in range(count)]
+    return [round((first - slope * i) ** power) for i in range(count)]
