@@ -270,9 +270,7 @@ def test_schedulers_and_groups_are_those_of_the_optimizer() -> None:
 def test_a_parameter_that_comes_in_the_middle_of_a_period_is_forecast_from_the_next_on() -> None:
     training = Training()
     parameters = list(training.model.parameters())
-    optimizer = NiNo(
-        torch.optim.SGD(parameters[1:], lr=0.01), training.model, EXAMPLE, period=10, nowcaster=Times(1.0)
-    )
+    optimizer = NiNo(torch.optim.SGD(parameters[1:], lr=0.01), training.model, EXAMPLE, period=10, nowcaster=Times(1.0))
     training.run(optimizer, range(5))
     optimizer.add_param_group({"params": [parameters[0]], "lr": 0.0})
     before = parameters[0].detach().clone()

@@ -151,9 +151,9 @@ def train(
                 still[-1] += one.error(torch.zeros_like(one.ahead)).item() / how.runs
             torch.nn.utils.clip_grad_norm_(network.parameters(), how.clip)
             optimizer.step()
+            tell(step + 1, how.steps, f"error {sum(losses[-50:]) / sum(still[-50:]):.3f} of the last state's")
             if (step + 1) % 100 == 0 or asked:
                 write(step + 1)
-            tell(step + 1, how.steps, f"error {sum(losses[-50:]) / sum(still[-50:]):.3f} of the last state's")
             if asked:
                 break
     told["errors"] = errors(network, held or training, how)

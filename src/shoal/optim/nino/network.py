@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from shoal.optim.nino.graph import KINDS, NeuralGraph
 
+
 @dataclass(frozen=True)
 class Shape:
     """What a network takes and gives.

@@ -1,0 +1,39 @@
+"""`shoal nowcast`: runs are recorded, a nowcaster is trained on them, and says how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shoal.optim.nino import load
+
+
+def test_a_nowcaster_is_made_from_recorded_runs_and_says_how(shoal: Any) -> None:
+    runs = ("--runs", 2, "--steps", 120, "--batch", 8, "--families", "digits-cnn")
+    done = shoal("nowcast", "record", "runs", *runs)
+    assert done.value("recorded") == ["2 runs in runs"]
+    assert "recording: 2 of 2, digits-cnn" in done.err
+    done = shoal("nowcast", "train", "runs", "--out", "n.safetensors", "--width", 4, "--steps", 2, "--horizon", 5)
+    assert done.value("nowcaster") == ["n.safetensors"]
+    assert done.value("error on runs that were held out")[0].startswith("nowcaster 0.")
+    assert "training: 2 of 2, error " in done.err
+    told = json.loads(shoal("nowcast", "about", "n.safetensors").out)
+    assert told["shape"]["width"] == 4
+    assert told["training"]["settings"]["steps"] == 2
+    assert told["training"]["recorded"]["steps"] == 120
+    assert load(Path("n.safetensors")).shape.horizon == 5
+
+
+def test_the_package_s_own_is_told_without_a_file(shoal: Any) -> None:
+    told = json.loads(shoal("nowcast", "about").out)
+    assert told["network"] == "graph"
+
+
+def test_what_cannot_be_is_said_in_a_line(shoal: Any) -> None:
+    assert shoal("nowcast", "train", "none").complaint.startswith("folder: there is no recorded run in none")
+    assert shoal("nowcast", "about", "none").complaint == "path: there is no file none"
+    assert shoal("nowcast", "record", "--families", "x").complaint.startswith("families: got x; allowed are digits-mlp")
+    assert shoal("run", "gossip", "--optimizer", "nino+adam").complaint.startswith(
+        "optimizer: nino+adam: NiNo forecasts whole models"
+    )
