@@ -380,8 +380,8 @@ def test_what_is_no_model_or_not_its_optimizer_is_refused() -> None:
         NiNo(Adam(training.model.parameters()), [], EXAMPLE)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^optimizer: got one with a tensor \[6, 4\] that is no parameter"):
         NiNo(Adam(other.model.parameters()), training.model, EXAMPLE, nowcaster=network())
+    model = nn.Sequential(nn.Linear(4, 3), nn.LSTM(3, 3))
     with pytest.raises(ValueError, match=r"^model: module '1' \(LSTM\)"):
-        model = nn.Sequential(nn.Linear(4, 3), nn.LSTM(3, 3))
         NiNo(Adam(model.parameters()), model, EXAMPLE, nowcaster=network())
 
 

@@ -14,8 +14,8 @@ B. Knyazev, A. Moudgil, G. Lajoie, E. Belilovsky, S. Lacoste-Julien, "Accelerati
 Nowcasting Networks", arXiv:2409.04434 (2024).
 
 Choices. All layers update the edges: in the authors' code the last one updates nodes alone, which the residuals do not
-look at. Both networks know the kind of the edge by an embedding. Features of tokens are optional (`vocabulary`). Weights
-begin with variance 1 / inputs, the last ones with less, so that residuals begin small.
+look at. Both networks know the kind of the edge by an embedding. Features of tokens are optional (`vocabulary`).
+Weights begin with variance 1 / inputs, the last ones with less, so that residuals begin small.
 """
 
 from __future__ import annotations
