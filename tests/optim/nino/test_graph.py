@@ -300,7 +300,7 @@ def test_what_is_not_known_is_refused_with_the_name_of_the_module(module: nn.Mod
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^example: got list; a tensor"):
+    with pytest.raises(ValueError, match=r"^example: got list; a batch"):
         neural_graph(perceptron(), [1.0])
     with pytest.raises(ValueError, match=r"^model: got one without parameters"):
         neural_graph(nn.ReLU(), torch.zeros(1, 2))

@@ -177,8 +177,8 @@ def neural_graph(model: nn.Module, example: Any, *, slots: int = 9, positions: i
             that does it; or a parameter takes no part in the output.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
-        raise ValueError(f"example: got {type(example).__name__}; a tensor, or a tuple of tensors, is allowed")
+    if not inputs or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
+        raise ValueError(f"example: got {type(example).__name__}; a batch, or a tuple of several, is allowed")
     named = dict(model.named_parameters())
     if not named:
         raise ValueError("model: got one without parameters")
