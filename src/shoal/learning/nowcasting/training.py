@@ -119,7 +119,9 @@ def train(
         network = NETWORKS[how.network](shape)
     optimizer = AdamW(network.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     rate = warmup_cosine(how.lr, steps=how.steps)
-    began, losses, still = time.monotonic(), [], []
+    began = time.monotonic()
+    losses: list[float] = []
+    still: list[float] = []
     told: dict[str, Any] = {
         "runs": len(training),
         "recorded": runs[0].about["how"],

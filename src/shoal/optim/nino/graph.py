@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class NeuralGraph:
     def features(self, states: Tensor) -> Tensor:
         """States [P, B, c] as features [E, B, S, c]."""
         padded = torch.cat([states, states.new_zeros(1, *states.shape[1:])])
-        features = padded[self.weights.flatten()].unflatten(0, self.weights.shape).transpose(1, 2)
+        features: Tensor = padded[self.weights.flatten()].unflatten(0, self.weights.shape).transpose(1, 2)
         features[:, :, 0] += self.fixed.to(states.dtype).view(-1, 1, 1)
         return features
 
@@ -96,8 +97,9 @@ class NeuralGraph:
 
     def to(self, device: torch.device | str) -> NeuralGraph:
         """The graph on a device."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)})
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in held.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
 
 def classes(source: Tensor, target: Tensor, layer: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def classes(source: Tensor, target: Tensor, layer: Tensor) -> Tensor:
 
     Nodes of one class have equally many neighbours in each class.
     """
-    _, colour = torch.unique(layer, return_inverse=True)
+    colour: Tensor = torch.unique(layer, return_inverse=True)[1]
     ends, others = torch.cat([source, target]), torch.cat([target, source])
     while True:
         count = int(colour.max()) + 1

@@ -3,8 +3,8 @@
 The pass runs on torch's meta device: nothing is computed, no buffer changes, no random number is drawn. Beside each
 activation lies a tensor of the same shape with the numbers of its neurons, and beside each parameter one with the
 numbers of its entries. What only moves entries (views, permutations, concatenation) moves those, too; layers make new
-neurons and edges. `LAYERS`, `MOVES`, `KEEPS` and the others are what is known; anything else that touches an activation
-is refused, with the name of the module.
+neurons and edges. `LAYERS` and what `shoal.optim.nino.known` lists are known; anything else that touches an activation is
+refused, with the name of the module.
 
 - Linear and convolution: an edge from each neuron in to each neuron out, kernels as slots. Where a flattened image
   enters a linear layer, a channel has one edge with all its positions as slots (several side by side, if they are more
@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from shoal.optim.nino.building import Builder
 from shoal.optim.nino.graph import Kind, NeuralGraph
+from shoal.optim.nino.known import ADDS, ASKS, KEEPS, MOVES, POOLS, REDUCES, SCALES
 
 
 @dataclass(eq=False)
@@ -37,128 +38,6 @@ class Shadow:
     of: Tensor
     ids: Tensor
     neurons: bool = True
-
-
-KEEPS = frozenset(
-    [
-        "relu",
-        "relu_",
-        "gelu",
-        "silu",
-        "tanh",
-        "sigmoid",
-        "elu",
-        "leaky_relu",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "relu6",
-        "softplus",
-        "mish",
-        "selu",
-        "celu",
-        "abs",
-        "softsign",
-        "logsigmoid",
-        "softmax",
-        "log_softmax",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "clone",
-        "contiguous",
-        "detach",
-        "to",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "type",
-        "neg",
-        "__neg__",
-        "exp",
-        "log",
-        "sqrt",
-        "square",
-        "clamp",
-        "pow",
-        "__pow__",
-        "masked_fill",
-        "tanh_",
-        "sigmoid_",
-        "masked_fill_",
-        "nan_to_num",
-        "requires_grad_",
-    ]
-)
-MOVES = frozenset(
-    [
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "t",
-        "squeeze",
-        "unsqueeze",
-        "unbind",
-        "chunk",
-        "split",
-        "tensor_split",
-        "__getitem__",
-        "expand",
-        "expand_as",
-        "movedim",
-        "swapaxes",
-        "swapdims",
-        "narrow",
-        "select",
-        "view_as",
-        "reshape_as",
-        "repeat",
-        "tile",
-        "flip",
-        "roll",
-        "ravel",
-    ]
-)
-POOLS = frozenset(
-    f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)
-) | {"interpolate"}
-REDUCES = frozenset({"mean", "sum", "amax", "amin", "logsumexp"})
-ADDS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__"})
-SCALES = frozenset(
-    [
-        "mul",
-        "mul_",
-        "__mul__",
-        "__rmul__",
-        "__imul__",
-        "div",
-        "div_",
-        "true_divide",
-        "__truediv__",
-        "__rtruediv__",
-        "__itruediv__",
-    ]
-)
-ASKS = frozenset(
-    [
-        "size",
-        "dim",
-        "stride",
-        "numel",
-        "is_floating_point",
-        "is_contiguous",
-        "__len__",
-        "ndimension",
-        "is_complex",
-        "get_device",
-    ]
-)
 
 
 def neural_graph(model: nn.Module, example: Any, *, slots: int = 9, positions: int = 8) -> NeuralGraph:
