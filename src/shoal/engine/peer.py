@@ -308,7 +308,7 @@ class Peer:
         """Add a number to the run's metrics, with this peer's id, round and time."""
         self._world.record(self, name, float(value))
 
-    def rounds(self, count: int | None = None) -> Rounds:
+    def rounds(self, count: int | None = None, *, catch_up: bool = False) -> Rounds:
         """`async for r in me.rounds(100)`: count rounds durably.
 
         Each finished round commits `me.state` atomically. A peer that comes back after a crash continues with the
@@ -316,8 +316,11 @@ class Peer:
 
         Args:
             count: number of rounds; None takes the run's setting.
+            catch_up: a peer that comes back, or joins late, leaves out the rounds between that one and those of which
+                its neighbours speak in `exchange`, so that they count it again. If they disagree it believes their
+                lower median. For protocols in which a peer may be absent for some rounds.
         """
-        return Rounds(self, self._world.rounds if count is None else count)
+        return Rounds(self, self._world.rounds if count is None else count, catch_up)
 
     async def commit(self) -> None:
         """Keep the state as it is now, atomically: for peers that answer others and count no rounds of their own, and
@@ -454,6 +457,11 @@ class Peer:
         for meeting in self._meetings.values():
             meeting.drop(other)
 
+    def _met_in(self, round: int) -> int | None:
+        """The round in which the neighbours are that are not behind `round`; None if nothing tells."""
+        seen = sorted(r for meeting in self._meetings.values() for r in meeting.seen(round))
+        return seen[(len(seen) - 1) // 2] if seen else None
+
     def _held(self, sender: int) -> int:
         """How many messages of a peer wait here to be taken, or are requests that are being handled."""
         queued = sum(message.sender == sender for queue in self._queued.values() for message in queue)
@@ -506,11 +514,12 @@ class Rounds:
         count: how many rounds there are.
     """
 
-    def __init__(self, peer: Peer, count: int) -> None:
+    def __init__(self, peer: Peer, count: int, catch_up: bool = False) -> None:
         if count < 0:
             raise ValueError(f"rounds: got {count}; a number >= 0 is allowed")
         self._peer = peer
         self.count = count
+        self._behind = catch_up and peer.is_late
         self._next = int(peer.state.get("round", 0))
         self._started = False
 
@@ -521,6 +530,8 @@ class Rounds:
         peer = self._peer
         if self._started:
             self._next += 1
+            if self._behind:
+                self._catch_up()
             peer.state["round"] = self._next
             await peer._world.commit(peer)
         self._started = True
@@ -528,6 +539,17 @@ class Rounds:
             raise StopAsyncIteration
         peer._round = self._next
         return self._next
+
+    def _catch_up(self) -> None:
+        """Go on with the round after the one of which the neighbours have spoken last."""
+        over = self._next
+        found = self._peer._met_in(over - 1)
+        if found is None:
+            return
+        self._behind = found >= over
+        if self._behind:
+            self._next = min(found + 1, self.count)
+            self._peer._world.log("catches up", self._peer.id, left=over, round=self._next)
 
     def skip_to(self, over: int) -> None:
         """Let the round that is under way end as number `over - 1`, so that `over` rounds are over: for a peer that

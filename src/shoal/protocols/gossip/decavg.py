@@ -51,7 +51,7 @@ class DecAvg:
 
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
-        async for r in me.rounds():
+        async for r in me.rounds(catch_up=True):
             replies = await me.exchange(Weighed(await me.pack(me.model), me.samples), r, timeout=self.timeout)
             read = me.read_all(replies, counted)
             models = me.unpack_all({j: reply.model for j, reply in read.items()})
