@@ -134,7 +134,9 @@ def test_a_guest_takes_the_pace_of_the_network_and_the_relays_of_the_ticket(tmp_
             assert (options.beat, options.dead, options.streams, options.relays) == (0.2, 1.0, 3, "off")
             await leave(guest)
             first = msgspec.structs.replace(ticket.contacts[0], relay="https://relay.example.org")
-            assert _relays(Ticket((first, *ticket.contacts), ticket.invitation, ticket.digest)) == ("https://relay.example.org",)
+            assert _relays(Ticket((first, *ticket.contacts), ticket.invitation, ticket.digest)) == (
+                "https://relay.example.org",
+            )
 
     run(main())
 

@@ -241,12 +241,16 @@ def test_a_peer_that_starts_over_does_not_hold_up_the_others() -> None:
     assert {r for peer, r in replies if peer == 1} == set(range(40))
 
 
-def catching_up(rounds: int, lie: int | None = None) -> tuple[Replies, Any]:
-    """The like of `exchanges`, of peers that catch up; peer 0 says once, in vain, that it is in round `lie`."""
+def catching_up(rounds: int, lie: int | None = None, told: Any = None) -> tuple[Replies, Any]:
+    """The like of `exchanges`, of peers that catch up; peer 0 says that it is in round `lie` if that is given."""
     replies: Replies = {}
 
     async def protocol(me: Any) -> None:
-        async for r in me.rounds(rounds, catch_up=True):
+        def adopt(said: dict[int, Any]) -> None:
+            if told is not None:
+                told.append((me.id, said))
+
+        async for r in me.rounds(rounds, catch_up=adopt):
             await me.sleep(0.1)
             replies[me.id, r] = await me.exchange((me.id, r), r if lie is None or me.id else lie)
 
@@ -255,15 +259,18 @@ def catching_up(rounds: int, lie: int | None = None) -> tuple[Replies, Any]:
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_peer_that_catches_up_leaves_out_what_it_missed_and_is_counted_again(empty: bool) -> None:
-    replies, protocol = catching_up(40)
+    told: list[Any] = []
+    replies, protocol = catching_up(40, told=told)
     faults = [Crash(1.15, 1), Restart(2.5, 1, empty=empty)]
     world = run(4, protocol, links=[Link(latency=0.01, detection=0.2)] * 4, faults=faults)
     own = sorted(r for peer, r in replies if peer == 1)
     left_out = set(range(40)) - set(own)
     assert left_out and max(own) == 39 and 10 <= len(left_out) <= 16  # 1.35 s away, rounds of 0.11 s and 0.2 s once
-    alone = [r for r in own if r > max(left_out) and not replies[1, r]]
+    last = max(left_out)
+    assert told == [(1, {j: (j, last) for j in (0, 2, 3)})]
+    alone = [r for r in own if r > last and not replies[1, r]]
     assert not alone
-    missed = [r for r in range(max(left_out) + 3, 40) if 1 not in replies[0, r]]
+    missed = [r for r in range(last + 3, 40) if 1 not in replies[0, r]]
     assert not missed
     assert world.now() <= 40 * 0.11 + 0.2 + 0.2
 
@@ -288,7 +295,7 @@ def test_who_was_never_away_leaves_nothing_out_however_slow_it_is() -> None:
     replies: Replies = {}
 
     async def slow(me: Any) -> None:
-        async for r in me.rounds(12, catch_up=True):
+        async for r in me.rounds(12, catch_up=lambda said: pytest.fail("it was never away")):
             await me.sleep(1.0 if me.id == 1 else 0.1)
             replies[me.id, r] = await me.exchange((me.id, r), r, timeout=0.2)
 

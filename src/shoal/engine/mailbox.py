@@ -86,7 +86,19 @@ class Meeting:
     from a crash and is still more than one round behind, or when time ran out twice without a word from it.
     """
 
-    __slots__ = ("_ahead", "_behind", "_early", "_silent", "future", "got", "late", "need", "parcel", "round", "sent_to")
+    __slots__ = (
+        "_ahead",
+        "_behind",
+        "_early",
+        "_silent",
+        "future",
+        "got",
+        "late",
+        "need",
+        "parcel",
+        "round",
+        "sent_to",
+    )
 
     def __init__(self) -> None:
         self.round = -1
@@ -176,9 +188,17 @@ class Meeting:
             del self.need[peer]
             self.settle()
 
-    def seen(self, round: int) -> list[int]:
-        """The latest rounds, from `round` on, of which something has come from the peers."""
-        return [latest for latest in self._ahead.values() if latest >= round]
+    def heard(self, round: int) -> list[tuple[int, int, Any]]:
+        """What peers have said last, if that is of `round` or a later one: (its round, peer, payload).
+
+        The payload is None where it has been handed out before, or was spoilt.
+        """
+        found = []
+        for peer, latest in self._ahead.items():
+            if latest >= round:
+                said = self._early.get(latest, {}).get(peer)
+                found.append((latest, peer, None if said is REFUSED else said))
+        return found
 
     def held(self, peer: int) -> int:
         """How many messages of a peer are kept for later rounds."""
