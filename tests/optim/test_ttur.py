@@ -1,8 +1,9 @@
-"""TTUR: against each player's own optimizer stepped by hand, its two forms against each other, and the theory's rates."""
+"""TTUR: against two optimizers stepped by hand, its two forms against each other, and the theory's rates."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_a_gan_as_a_task_gives_each_player_its_own_gradient() -> None:
             torch.testing.assert_close(p.grad, expected, rtol=1e-5, atol=1e-7)
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------------------
+# -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -239,14 +240,14 @@ def test_copies_have_players_of_their_own() -> None:
     assert other.discriminator_steps == 1
 
 
-# -- rates ---------------------------------------------------------------------------------------------------------------
+# -- rates -----------------------------------------------------------------------------------------------------------
 
 
 def test_two_time_scales_meet_the_conditions() -> None:
     a, b = two_time_scales(0.3, 0.2, slow_power=0.9, fast_power=0.6, steps=5)
     assert (a(0), b(0)) == (0.3, 0.2)
     ratios = [a(10.0**k) / b(10.0**k) for k in range(1, 12)]
-    assert all(x > y for x, y in zip(ratios, ratios[1:], strict=False))
+    assert all(x > y for x, y in itertools.pairwise(ratios))
     assert ratios[-1] / ratios[-2] == pytest.approx(10.0**-0.3, rel=1e-6)  # so that it goes to 0
     assert math.log10(b(1e9) / b(1e10)) == pytest.approx(0.6, rel=1e-6)
 
@@ -277,7 +278,7 @@ def test_one_scheduler_moves_both_rates() -> None:
         scheduler.step()
 
 
-# -- what is refused -----------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------------------------
 
 
 def test_each_player_is_told_its_own_loss() -> None:

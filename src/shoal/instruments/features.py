@@ -91,14 +91,18 @@ def save_features(model: FashionFeatures, path: str | Path, made: dict[str, obje
         )
 
 
-def train_features(images: Tensor, labels: Tensor, *, epochs: int = 4, batch: int = 128, seed: int = 0) -> FashionFeatures:
+def train_features(
+    images: Tensor, labels: Tensor, *, epochs: int = 4, batch: int = 128, seed: int = 0
+) -> FashionFeatures:
     """A classifier of images [N, 784] with labels [N], by AdamW with half a cosine from a rate of 0.002.
 
     Raises:
         ValueError: shapes do not fit.
     """
     if images.dim() != 2 or images.shape[1] != 784 or labels.shape != images.shape[:1]:
-        raise ValueError(f"images: got {tuple(images.shape)} with labels {tuple(labels.shape)}; [N, 784], [N] are allowed")
+        raise ValueError(
+            f"images: got {tuple(images.shape)} with labels {tuple(labels.shape)}; [N, 784], [N] are allowed"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FashionFeatures()

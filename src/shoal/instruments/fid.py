@@ -40,7 +40,12 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         ValueError: shapes differ, a value is not finite, or a covariance is none.
     """
     d = mean1.shape[0] if mean1.dim() == 1 else -1
-    for name, x, shape in (("mean1", mean1, (d,)), ("mean2", mean2, (d,)), ("cov1", cov1, (d, d)), ("cov2", cov2, (d, d))):
+    for name, x, shape in (
+        ("mean1", mean1, (d,)),
+        ("mean2", mean2, (d,)),
+        ("cov1", cov1, (d, d)),
+        ("cov2", cov2, (d, d)),
+    ):
         if tuple(x.shape) != shape or d < 1:
             raise ValueError(f"{name}: got shape {tuple(x.shape)}; means [d] and covariances [d, d] are allowed")
         if not bool(torch.isfinite(x).all()):
@@ -61,7 +66,8 @@ def _root(name: str, covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(_symmetric(c))
     if float(values[0]) < -1e-6 * scale * len(values):
         raise ValueError(f"{name}: got an eigenvalue of {float(values[0]):.3g}; covariances have none below 0")
-    return (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
+    return root
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
@@ -169,9 +175,7 @@ class FID:
             raise ValueError("samples: got none; at least 2 are needed")
         return found
 
-    def __call__(
-        self, real: Moments | Tensor | Sequence[Tensor], fake: Moments | Tensor | Sequence[Tensor]
-    ) -> float:
+    def __call__(self, real: Moments | Tensor | Sequence[Tensor], fake: Moments | Tensor | Sequence[Tensor]) -> float:
         """The distance; symmetric in its arguments.
 
         Raises:

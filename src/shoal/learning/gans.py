@@ -6,11 +6,13 @@
 I. Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014, arXiv:1406.2661.
 
 The loss is the sum of both, in which each player sees the other's part detached, so that its gradient is each player's
-own. Every protocol and rule takes such tasks; `TTUR.rule(..., discriminates="discriminator.")` gives each player a rule.
+own. Every protocol and rule takes such tasks; `TTUR.rule(..., discriminates="discriminator.")` gives each player a rule
+of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -71,7 +73,7 @@ def dense_gan(dimension: int, latent: int, hidden: int = 64, depth: int = 2, *, 
 
     def perceptron(inputs: int, outputs: int, act: type[nn.Module]) -> list[nn.Module]:
         widths = [inputs, *[hidden] * depth]
-        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), act())]
+        layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), act())]
         return [*layers, nn.Linear(hidden, outputs)]
 
     generator = perceptron(latent, dimension, nn.ReLU)
@@ -86,7 +88,7 @@ def ring(modes: int = 8, radius: float = 1.0) -> Tensor:
 
 
 def mixture(samples: int, *, modes: int = 8, spread: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Draws from Gaussians of standard deviation `spread` on a circle of radius 1: points [samples, 2], modes [samples].
+    """Draws from Gaussians of standard deviation `spread` on a circle of radius 1: points [n, 2] and their modes [n].
 
     Raises:
         ValueError: a number outside its range.

@@ -339,8 +339,8 @@ def two_time_scales(
             raise ValueError(f"{name}: got {power!r}; a number in (0.5, 1] is allowed, or {why}")
     if not slow_power > fast_power:
         raise ValueError(
-            f"slow_power: got {slow_power!r}; a number above fast_power = {fast_power} is allowed, or the slow player's "
-            "rate does not vanish beside the fast one's"
+            f"slow_power: got {slow_power!r}; a number above fast_power = {fast_power} is allowed, or the rate of the "
+            "slow player does not vanish beside the fast one's"
         )
     return power_decay(slow, slow_power, steps), power_decay(fast, fast_power, steps)
 
