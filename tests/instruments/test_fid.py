@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from shoal.instruments.features import (
     train_features,
 )
 from shoal.instruments.fid import FID, Moments, frechet_distance
+from tests.restatements.instruments import fid as restated
 
 F64 = torch.float64
 
@@ -57,6 +60,13 @@ def test_the_distance_is_scipys(seed: int, d: int) -> None:
     expected = by_scipy(m1, c1, m2, c2)
     assert frechet_distance(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-8, abs=1e-8)
     assert frechet_distance(m2, c2, m1, c1) == pytest.approx(expected, rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("form", [restated.root_trace_schur, restated.root_trace_symmetric])
+def test_sets_are_at_the_restatements_distance(form: Callable[[Any, Any], float]) -> None:
+    x, y = 1.0 + random(1, 300, 6) @ random(2, 6, 6), random(3, 200, 6).exp()
+    expected = restated.fid(x.numpy(), y.numpy(), form)
+    assert FID(lambda s: s, batch=64)(x, y) == pytest.approx(expected, rel=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -139,7 +149,7 @@ def test_few_samples_bring_a_warning_and_too_few_are_refused() -> None:
         FID(lambda s: s)(x, x[:99])
     with pytest.raises(ValueError, match="fake: got 10 samples for 10 features; more samples than features"):
         FID(lambda s: s)(x, x[:10])
-    with pytest.raises(ValueError, match="real: got 99 samples .*at least 100 are allowed"):
+    with pytest.raises(ValueError, match=r"real: got 99 samples .*at least 100 are allowed"):
         FID(lambda s: s, strict=True)(x[:99], x)
 
 

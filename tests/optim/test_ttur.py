@@ -20,6 +20,7 @@ from shoal.optim import SGD, TTUR, Adam, AdamW, DoG, Lookahead, MoMo, Param, Rul
 from shoal.optim.lookahead import lookahead
 from shoal.optim.saving import load, save
 from shoal.optim.ttur import ttur
+from tests.restatements.instruments import fid as restated
 
 F64 = torch.float64
 
@@ -96,13 +97,11 @@ class Toy(nn.Module):
         return (1.0 + self.x**2) * (100.0 - self.y**2)
 
 
-def test_the_toys_paths_follow_the_closed_form() -> None:
+def test_the_toys_path_is_the_restatements() -> None:
     toy = Toy()
     optimizer = TTUR(SGD([toy.x], lr=0.003), SGD([toy.y], lr=0.04))
-    x, y = 0.4, -0.7
-    for _ in range(50):
+    for x, y in restated.two_time_scales(0.4, -0.7, 0.003, 0.04, 50)[1:]:
         optimizer.step(toy, lambda: -toy())
-        x, y = x - 0.003 * 2.0 * x * (100.0 - y**2), y - 0.04 * 2.0 * y * (1.0 + x**2)
         assert toy.x.item() == pytest.approx(x, rel=1e-12)
         assert toy.y.item() == pytest.approx(y, rel=1e-12)
 
