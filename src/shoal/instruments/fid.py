@@ -52,7 +52,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
             raise ValueError(f"{name}: got NaN or infinity; finite numbers are allowed")
     root = _root("cov1", cov1)
     _root("cov2", cov2)
-    c1, c2, gap = cov1.double(), cov2.double(), mean1.double() - mean2.double()
+    c1, c2 = cov1.double(), cov2.double().to(root.device)
+    gap = mean1.double().to(root.device) - mean2.double().to(root.device)
     cross = torch.linalg.eigvalsh(_symmetric(root @ c2 @ root)).clamp(min=0.0).sqrt().sum()
     return max(0.0, float(gap @ gap + c1.trace() + c2.trace() - 2.0 * cross))
 

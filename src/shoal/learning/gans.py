@@ -134,7 +134,9 @@ def mixture_gan(
         return Data(torch.cat([points, normal(key(own, "latent"), (count, latent))], 1), which)
 
     dense_gan(2, latent, hidden, depth)  # what is not allowed is refused at once
-    dataset = Dataset("gan", part(samples, "train"), part(max(1, samples // 5), "test"), source=f"drawn from {seed}")
+    dataset = Dataset(
+        "gan", part(samples, "train"), part(max(1, samples // 5), "test"), source=f"generated from seed {seed}"
+    )
     centres = ring(modes)
 
     def quality(output: Tensor, target: Tensor) -> Tensor:

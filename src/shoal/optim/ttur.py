@@ -173,7 +173,7 @@ class TTUR(torch.optim.Optimizer):
         return self.generator, self.discriminator
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The generator's groups, then the discriminator's; changes of a group are its player's."""
         groups = []
         for name, player in zip(PLAYERS, self.players, strict=True):
@@ -182,19 +182,10 @@ class TTUR(torch.optim.Optimizer):
                 groups.append(group)
         return groups
 
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        for name, player in zip(PLAYERS, self.players, strict=True):
-            player.param_groups = [group for group in groups if group.get("player") == name]
-
     @property
-    def state(self) -> Any:
+    def state(self) -> Any:  # type: ignore[override]
         """Parameter -> its state, of both; a copy that is only to be read."""
         return {**self.generator.state, **self.discriminator.state}
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        raise AttributeError("state: set that of generator or discriminator")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused: a group belongs to one of the players.
