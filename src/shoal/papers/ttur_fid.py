@@ -23,6 +23,9 @@ Criteria, fixed before the run:
 
 "check": criterion 5 with 300 steps and one tuning seed; no criterion 6, and 2,000 images in 4. "full": 3,000 steps in
 5, 1,000 in 6, two tuning seeds in 5 and one in 6. Batches have 64 samples; steps are simultaneous, one each.
+
+After 1,000 steps the GANs of Fashion-MNIST are far from trained: their FID is above that of test images under noise of
+deviation 0.4.
 """
 
 from __future__ import annotations
