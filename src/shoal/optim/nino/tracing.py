@@ -3,8 +3,8 @@
 The pass runs on torch's meta device: nothing is computed, no buffer changes, no random number is drawn. Beside each
 activation lies a tensor of the same shape with the numbers of its neurons, and beside each parameter one with the
 numbers of its entries. What only moves entries (views, permutations, concatenation) moves those, too; layers make new
-neurons and edges. `LAYERS` and what `shoal.optim.nino.known` lists are known; anything else that touches an activation is
-refused, with the name of the module.
+neurons and edges. `LAYERS` and what `shoal.optim.nino.known` lists are known; anything else that touches an activation
+is refused, with the name of the module.
 
 - Linear and convolution: an edge from each neuron in to each neuron out, kernels as slots. Where a flattened image
   enters a linear layer, a channel has one edge with all its positions as slots (several side by side, if they are more
