@@ -1,7 +1,7 @@
 """Names of torch's functions that neural graphs know beside layers: what each does to the neurons of an activation.
 
-KEEPS leaves every entry where it is, MOVES moves entries, POOLS keeps channels, REDUCES drops dimensions that are not of
-neurons, ADDS and SCALES combine two, ASKS returns no activation.
+KEEPS leaves every entry where it is, MOVES moves entries, POOLS keeps channels, REDUCES drops dimensions that are not
+of neurons, ADDS and SCALES combine two, ASKS returns no activation.
 """
 
 KEEPS = frozenset(
