@@ -1,4 +1,4 @@
-"""D-adaptation against the authors' package (PyPI: dadaptation), and the bound that it promises."""
+"""D-adaptation against a restatement and the authors' package (PyPI: dadaptation), and the bound that it promises."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 
 from shoal.optim import DAdaptAdam, DAdaptSGD
 from tests.optim.agreement import assert_as_torch
-from tests.optim.following import quadratic
+from tests.optim.following import NETWORK_SHAPES, follow, network, quadratic
 from tests.optim.stacking import assert_stacks
+from tests.restatements.optimizers import d_adaptation as restated
 
 theirs = pytest.importorskip("dadaptation", reason="dadaptation is not installed")
 d0s, decays = st.floats(1e-8, 1e-2), st.sampled_from([0.0, 0.1])
@@ -41,6 +42,50 @@ def test_adam_goes_the_way_of_the_authors_package(
         lambda p: theirs.DAdaptAdam(p, **chosen),
         quadratic(condition=30.0),
         tolerance=1e-7,
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(0.2, 1.5), st.floats(0.0, 0.95), d0s, decays, st.floats(1.0, 1e4))
+def test_sgd_goes_the_restated_way(lr: float, momentum: float, d0: float, decay: float, condition: float) -> None:
+    chosen = {"lr": lr, "momentum": momentum, "d0": d0, "weight_decay": decay}
+    follow(
+        lambda p: DAdaptSGD(p, **chosen),
+        lambda p: restated.DAdaptSGD(p, **chosen),
+        quadratic(condition=condition),
+        rates=lambda step: lr / (1 + 0.1 * step),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(0.2, 1.5), st.floats(0.0, 0.95), st.floats(0.9, 0.999), d0s, decays, st.floats(1.0, 1e4))
+def test_adam_goes_the_restated_way(
+    lr: float, beta1: float, beta2: float, d0: float, decay: float, condition: float
+) -> None:
+    chosen = {"lr": lr, "betas": (beta1, beta2), "d0": d0, "weight_decay": decay}
+    follow(
+        lambda p: DAdaptAdam(p, **chosen),  # type: ignore[arg-type]
+        lambda p: restated.DAdaptAdam(p, **chosen),  # type: ignore[arg-type]
+        quadratic(condition=condition),
+        rates=lambda step: lr / (1 + 0.1 * step),
+    )
+
+
+@pytest.mark.parametrize("d0", [1e-6, 1e-2])
+def test_both_train_a_network_the_restated_way(d0: float) -> None:
+    follow(
+        lambda p: DAdaptSGD(p, momentum=0.9, d0=d0),
+        lambda p: restated.DAdaptSGD(p, momentum=0.9, d0=d0),
+        network(),
+        shapes=NETWORK_SHAPES,
+        steps=150,
+    )
+    follow(
+        lambda p: DAdaptAdam(p, d0=d0),
+        lambda p: restated.DAdaptAdam(p, d0=d0),
+        network(),
+        shapes=NETWORK_SHAPES,
+        steps=150,
     )
 
 
