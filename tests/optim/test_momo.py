@@ -74,7 +74,7 @@ def test_momo_adam_goes_the_way_of_the_authors_package(
         torch.set_default_dtype(torch.float32)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(alphas, st.floats(0.0, 0.95), st.floats(0.0, 0.5), st.floats(-2.0, 2.0), estimates, st.floats(1.0, 1e4))
 def test_momo_goes_the_restated_way(
     lr: float, beta: float, decay: float, lb: float, use_fstar: bool, condition: float
@@ -88,7 +88,7 @@ def test_momo_goes_the_restated_way(
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.floats(1e-4, 1.0),
     st.tuples(st.floats(0.0, 0.95), st.floats(0.5, 0.999)),

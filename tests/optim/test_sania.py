@@ -23,7 +23,7 @@ from tests.restatements.optimizers import sania as restated
 KINDS = ("adagrad-sqr", "adagrad", "adam-sqr", "adam")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(KINDS),
     st.floats(0.5, 0.999),

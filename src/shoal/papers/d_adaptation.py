@@ -14,8 +14,8 @@ Criteria, fixed before the run:
 4. and DAdaptSGD at most 1 point below SGD with the same momentum (0.9), at the best of eight, 1e-3 to 3.
 
 All rates of 3 and 4 fall tenfold after 60, 80 and 95 % of the steps: the publication trains with a schedule throughout,
-in stages where it trains by SGD, and its package asks for the one that the problem would have anyway. "check": 300 steps
-of batch 128, one seed. "full": 1,500 steps, three seeds.
+in stages where it trains by SGD, and its package asks for the one that the problem would have anyway. "check": 300
+steps of batch 128, one seed. "full": 1,500 steps, three seeds.
 
 Changed after a first run: 3 and 4 were judged at constant rates at first, and with SGD's up to 0.3, which was the best
 one; DAdaptSGD came out 44.9 points below. Constant rates are among the figures, without judgement, and so are losses
@@ -28,8 +28,8 @@ start. But the form for SGD steps by d / |g_0|, here 4.6, where the theory has d
 times less after 1,500 steps; the fall is left to the schedule. d has its last value by step 50, having grown by half at
 each step before, while momentum lets the weights follow ten steps late (without momentum d ends at 0.76). In the twenty
 steps from the 30th on the weights move 25 away, and 41 of the 64 hidden units answer no input any more; in the end 60.
-Plain SGD at a constant rate of 4.5 ends there, too. What is lost in fifty steps no later fall brings back, but a d that
-cannot grow as fast does not lose it. The networks of the publication's SGD have normalisation, which forgives this.
+Plain SGD at a constant rate of 4.5 ends there, too. What is lost in fifty steps no later fall brings back; a d that
+grows slowly does not lose it. The networks that the publication trains by SGD have normalisation, which forgives this.
 """
 
 from __future__ import annotations
