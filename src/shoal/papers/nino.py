@@ -26,6 +26,8 @@ Notes. NiNo and WNN+ are those in the package, of width 24 and trained for 1,200
 70 recorded runs (about 1,000); their metadata has the settings. The check was looked at once with networks of 900
 steps before; criteria and seeds stayed. The authors' code updates nodes alone in its last layer, which then does not
 reach the forecast; here all layers update edges. Its unscaling leaves out the 1e-6 that its scaling divides by.
+On digits the rate that is chosen, 0.01, is the highest of the three. At 0.02, outside of the criteria, Adam needs 350
+steps to its own last losses, with NiNo 315 (seeds 31 to 33).
 """
 
 from __future__ import annotations
