@@ -17,7 +17,7 @@ Criteria, fixed before the run:
    fewer.
 6. and 7. On each of the two: fewer steps than Adam with linear extrapolation, and than with WNN+.
 
-How: 600 steps, a forecast every 60; Adam's rate is the one of three with the lowest final loss on a seed of its own,
+How: 600 steps, a forecast every 60; Adam's rate is the one of six with the lowest final loss on a seed of its own,
 and all others use it. Loss: on 2,000 training samples (digits: all), every 5 steps. The target is the mean of Adam's
 last ten; everybody's steps, Adam's too, are those to the first loss at or below it, or all 600. The horizon of linear
 extrapolation, with the same decay, is the best of 1, 3, 10 and 40 on that seed.
@@ -27,8 +27,8 @@ Notes. NiNo and WNN+ are those in the package, of width 24 and trained for 1,200
 steps before. Criteria stayed; the seeds of the full run, five at first, were cut to three for time before it ran. The
 authors' code updates nodes alone in its last layer, which then does not reach the forecast; here all layers update
 edges. Its unscaling leaves out the 1e-6 that its scaling divides by.
-On digits the rate that is chosen, 0.01, is the highest of the three. At 0.02, outside of the criteria, Adam needs 350
-steps to its own last losses, with NiNo 315 (seeds 31 to 33).
+The rates were three at first, and the highest, 0.01, was chosen on digits, where NiNo then saved 38%: the verdict was
+"holds". Three higher ones were added after that.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from shoal.papers.result import Finding, Result
 from shoal.tensors import key, normal
 
 STEPS, PERIOD, EVERY, BATCH = 600, 60, 5, 64
-RATES, LINES = (1e-3, 3e-3, 1e-2), (1, 3, 10, 40)
+RATES, LINES = (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 1e-1), (1, 3, 10, 40)
 SAVED = {"digits": 0.2, "fashion-mnist": 0.1}
 
 
