@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shoal.optim.adalomo import LOMO
 from shoal.optim.adam import Adam
 from shoal.optim.adamw import AdamW
 from shoal.optim.cautious import Cautious, cautious
@@ -163,6 +164,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     for make, message in (
         (lambda: Rotated(XGrad(SGD(p))), "optimizer: got an XGrad"),
         (lambda: Cautious(Rotated(SGD(p))), "optimizer: got Rotated, around which nothing stands"),
+        (lambda: Rotated(LOMO(p)), "optimizer: got LOMO, which steps one tensor at a time"),
         (lambda: rotated(rotated(SGD.rule())), "rule: got one in coordinates of its own"),
         (lambda: chain(rotated(SGD.rule())), "links: got Rule"),
         (lambda: Rotated(SGD(p), within="row"), "within: got 'row'"),

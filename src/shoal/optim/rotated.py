@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim.adalomo import InBackward
 from shoal.optim.core import Rule
 from shoal.optim.core.arguments import whole
 from shoal.optim.core.rule import compute_dtype
@@ -187,6 +188,10 @@ class Rotated(Wrapper):
             raise ValueError(
                 "optimizer: got an XGrad, which predicts in the model's own coordinates; others are allowed"
             )
+        core = optimizer.core if isinstance(optimizer, Wrapper) else optimizer
+        if isinstance(core, InBackward):
+            name = type(core).__name__
+            raise ValueError(f"optimizer: got {name}, which steps one tensor at a time; others are allowed")
         super().__init__(optimizer, frame=RotatedFrame(rotation_seed, within, side), _given={}, _unturned={})
 
     def add_param_group(self, param_group: dict[str, object]) -> None:
