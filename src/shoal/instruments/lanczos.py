@@ -88,12 +88,7 @@ def lanczos(
     random vector is added, until one changes nothing.
     """
     d, wanted = like.numel(), top + bottom
-    if min(top, bottom) < 0 or not 1 <= wanted <= d:
-        raise ValueError(f"top, bottom: got {top}, {bottom}; numbers >= 0 with a sum in [1, {d}] are allowed")
-    if not tolerance > 0.0:
-        raise ValueError(f"tolerance: got {tolerance}; > 0 is allowed")
-    if products < wanted:
-        raise ValueError(f"products: got {products}; at least top + bottom = {wanted} is allowed")
+    _check(d, top, bottom, tolerance, products)
     basis = like.new_empty(min(products, d), d)
     basis[0] = _fresh(basis[:0], key(seed, "lanczos", 0))
     diagonal: list[float] = []
@@ -124,6 +119,15 @@ def lanczos(
         basis[m] = w / w.norm()
     vectors = coordinates[:, ends].T.to(like) @ basis[:m]
     return Eigenpairs(values[ends], vectors, residuals, m, done)
+
+
+def _check(d: int, top: int, bottom: int, tolerance: float, products: int) -> None:
+    if min(top, bottom) < 0 or not 1 <= top + bottom <= d:
+        raise ValueError(f"top, bottom: got {top}, {bottom}; numbers >= 0 with a sum in [1, {d}] are allowed")
+    if not tolerance > 0.0:
+        raise ValueError(f"tolerance: got {tolerance}; > 0 is allowed")
+    if products < top + bottom:
+        raise ValueError(f"products: got {products}; at least top + bottom = {top + bottom} is allowed")
 
 
 def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:

@@ -92,12 +92,12 @@ def _turned(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (turned @ b.T if len(b) > 1 else turned * b[0, 0]).flatten()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _order(n: int, key: int) -> Tensor:
     return permutation(key, n)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _factor(side: int, key: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A uniform orthogonal matrix: Q of a normal one, with the diagonal of its R made positive."""
     q, r = torch.linalg.qr(normal(key, (side, side), dtype=torch.float64))
@@ -140,8 +140,8 @@ class RotatedFrame:
         if self.within == "tensor":
             turned = [turn(Rotation(x.numel(), key(own, i), self.side), x) for i, x in enumerate(flat)]
         else:
-            whole = torch.cat([x.to(flat[0].device) for x in flat])
-            parts = turn(Rotation(whole.numel(), own, self.side), whole).split([x.numel() for x in flat])
+            joined = torch.cat([x.to(flat[0].device) for x in flat])
+            parts = turn(Rotation(joined.numel(), own, self.side), joined).split([x.numel() for x in flat])
             turned = [part.to(x) for part, x in zip(parts, flat, strict=True)]
         return [x.view(t.shape) for x, t in zip(turned, tensors, strict=True)]
 
