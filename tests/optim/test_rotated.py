@@ -18,6 +18,7 @@ from shoal.optim.lookahead import Lookahead, lookahead
 from shoal.optim.recombined import chain
 from shoal.optim.rotated import Rotated, Rotation, rotated
 from shoal.optim.sgd import SGD
+from shoal.optim.ttur import ttur
 from shoal.optim.xgrad import XGrad
 from shoal.tensors.random import key, normal
 from tests.optim.following import SHAPES, follow, quadratic
@@ -166,6 +167,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         (lambda: Cautious(Rotated(SGD(p))), "optimizer: got Rotated, around which nothing stands"),
         (lambda: Rotated(LOMO(p)), "optimizer: got LOMO, which steps one tensor at a time"),
         (lambda: rotated(rotated(SGD.rule())), "rule: got one in coordinates of its own"),
+        (lambda: rotated(ttur(SGD.rule(), fast="max.")), 'within: got "model" for a rule with several rates'),
+        (lambda: ttur(rotated(SGD.rule()), fast="max."), "got a rule in coordinates of its own"),
         (lambda: chain(rotated(SGD.rule())), "links: got Rule"),
         (lambda: Rotated(SGD(p), within="row"), "within: got 'row'"),
         (lambda: Rotated(SGD(p), rotation_seed=-1), "seed: got -1"),

@@ -150,11 +150,14 @@ def rotated(rule: Rule, rotation_seed: int = 0, within: str = "model", side: int
     """The rule in rotated coordinates, for stacked peers, who all rotate alike.
 
     Raises:
-        ValueError: an argument is not allowed, or the rule is rotated already.
+        ValueError: an argument is not allowed, or the rule is rotated already or has rates of their own for parameters
+            that would be mixed.
     """
+    if rule.factor is not None and within == "model":
+        raise ValueError('within: got "model" for a rule with several rates; "tensor" is allowed')
     if rule.frame is not None:
         raise ValueError("rule: got one in coordinates of its own; one rotation is allowed")
-    return Rule(rule.name, rule.lr, rule.links, rule.seed, RotatedFrame(rotation_seed, within, side))
+    return Rule(rule.name, rule.lr, rule.links, rule.seed, rule.factor, RotatedFrame(rotation_seed, within, side))
 
 
 class Rotated(Wrapper):
