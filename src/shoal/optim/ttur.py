@@ -143,6 +143,8 @@ class TTUR(torch.optim.Optimizer):
         for name, rule in zip(PLAYERS, (generator, discriminator), strict=True):
             if not isinstance(rule, Rule) or not above(0.0)(rule.lr):
                 raise ValueError(f"{name}: got {rule!r:.80}; a Rule with a learning rate > 0 is allowed")
+            if rule.frame is not None:
+                raise ValueError(f"{name}: got a rule in coordinates of its own; one in the model's is allowed")
         if not isinstance(discriminates, str) or not discriminates:
             raise ValueError(f"discriminates: got {discriminates!r}; the beginning of names is allowed")
 
