@@ -21,7 +21,7 @@ from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.apollo import APOLLO, APOLLOMini
 from shoal.optim.badam import BAdam
 from shoal.optim.cautious import Cautious, CautiousMask
-from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
+from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, Scaled, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from shoal.optim.d_adaptation import DAdaptAdam, DAdaptSGD
@@ -29,6 +29,7 @@ from shoal.optim.diffgrad import DiffGrad
 from shoal.optim.dog import DoG, LDoG, polynomial_average
 from shoal.optim.exadam import EXAdam
 from shoal.optim.fadam import FAdam
+from shoal.optim.freezing import GradualUnfreezing, freeze_embeddings, unfreeze
 from shoal.optim.laprop import LaProp
 from shoal.optim.large_batch import LAMB, LARS, warmup_polynomial
 from shoal.optim.lion import Lion
@@ -36,12 +37,13 @@ from shoal.optim.lookahead import Lookahead, SlowWeights
 from shoal.optim.mars import MARS, MarsGradient
 from shoal.optim.microadam import MicroAdam
 from shoal.optim.momo import MoMo, MoMoAdam
+from shoal.optim.mup import mup
 from shoal.optim.nadam import NAdam
 from shoal.optim.novograd import NovoGrad
 from shoal.optim.radam import RAdam
 from shoal.optim.ranger21 import Ranger21
 from shoal.optim.recombined import chain
-from shoal.optim.rmsprop import RMSProp
+from shoal.optim.rmsprop import RMSProp, stationary
 from shoal.optim.sania import SANIA
 from shoal.optim.schedules import (
     Schedule,
@@ -106,6 +108,7 @@ __all__ = [
     "DoG",
     "EXAdam",
     "FAdam",
+    "GradualUnfreezing",
     "LDoG",
     "LaProp",
     "Lion",
@@ -124,6 +127,7 @@ __all__ = [
     "RMSProp",
     "Ranger21",
     "Rule",
+    "Scaled",
     "Schedule",
     "Slot",
     "SlowWeights",
@@ -137,11 +141,15 @@ __all__ = [
     "constant",
     "constant_warmup",
     "embedding_groups",
+    "freeze_embeddings",
     "gradual_warmup",
     "large_minibatch",
     "linear_scaling",
+    "mup",
     "polynomial_average",
+    "stationary",
     "step_decay",
+    "unfreeze",
     "warmup_cosine",
     "warmup_polynomial",
 ]
