@@ -62,8 +62,8 @@ def layer_gradients(
     parameters = dict(model.named_parameters())
     given = {n: p.grad for n, p in parameters.items() if p.grad is not None} if gradients is None else dict(gradients)
     chosen = layers(model) if groups is None else groups
-    for argument, names in (("gradients", given), ("groups", [n for part in chosen.values() for n in part])):
-        if unknown := [name for name in names if name not in parameters]:
+    for argument, told in (("gradients", list(given)), ("groups", [n for part in chosen.values() for n in part])):
+        if unknown := [name for name in told if name not in parameters]:
             raise ValueError(f"{argument}: got {unknown[0]!r}; names of the model's parameters are allowed")
     found = []
     for layer, names in chosen.items():

@@ -1,4 +1,5 @@
-"""G. Yang, E. Littwin, "Tensor Programs IVb: Adaptive Optimization in the Infinite-Width Limit", 2023 (arXiv 2308.01814).
+"""G. Yang, E. Littwin, "Tensor Programs IVb: Adaptive Optimization in the Infinite-Width Limit", 2023
+(arXiv 2308.01814).
 
 Claimed: entry-wise adaptive optimizers have the same two kinds of limits as SGD when networks get wider. Under muP
 features learn at every width; under the neural-tangent parametrisation they freeze, and the network follows a kernel
@@ -183,8 +184,8 @@ class Linearised(nn.Module):
         def call(parameters: dict[str, Tensor]) -> Tensor:
             return torch.func.functional_call(self.module[0], parameters, (x,))  # type: ignore[no-any-return]
 
-        value, slope = torch.func.jvp(call, (self.first,), (change,))
-        return value + slope  # type: ignore[no-any-return]
+        expansion: Any = torch.func.jvp(call, (self.first,), (change,))
+        return expansion[0] + expansion[1]  # type: ignore[no-any-return]
 
 
 def nonlinearity(make: Callable[..., Any], width: int, seed: int) -> float:
