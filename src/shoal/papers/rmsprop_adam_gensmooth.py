@@ -3,7 +3,7 @@ with Affine Noise Variance", 2024 (arXiv 2404.01436).
 
 Claimed: where the smoothness of each coordinate may grow with its gradient, and so may the noise, RMSProp and Adam
 reach mean gradients of the order of epsilon within a number of steps of the order of epsilon^-4, the lower bound of
-stochastic first-order methods, if the rate and 1 - beta2 go with epsilon^2. Neither gradients nor noise need be bounded.
+stochastic first-order methods, if the rate and 1 - beta2 go with epsilon^2. Neither gradients nor noise need bounds.
 
 The methods as analysed have eps = zeta below the root, no bias correction and a second moment that begins above 0:
 options of `shoal.optim.RMSProp` and `Adam`. The rule is `shoal.optim.stationary`.
