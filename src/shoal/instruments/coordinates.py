@@ -28,7 +28,7 @@ class Coordinate:
     Attributes:
         width, seed: of the model.
         step: number of steps taken, 0 at first.
-        layer: the module's name; "(output)" is the whole model.
+        layer: the module's name; "(output)" is the whole model, where that is not what the last layer puts out.
         size: mean |x_t|.
         moved: mean |x_t - x_0|.
     """
@@ -162,9 +162,11 @@ def coordinate_check(
 def _outputs(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None) -> dict[str, Tensor]:
     """What layers put out for a batch, and the model."""
     found: dict[str, Tensor] = {}
+    raw: list[object] = []
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
+            raw[:] = [output]
             if isinstance(output, Tensor):
                 found[name] = output.detach().double()
 
@@ -184,4 +186,4 @@ def _outputs(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None) -> 
         for handle in handles:
             handle.remove()
     kept = {name: found[name] for name in layers if name in found}
-    return {**kept, OUTPUT: output.detach().double()}
+    return kept if raw and raw[0] is output else {**kept, OUTPUT: output.detach().double()}

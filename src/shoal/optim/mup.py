@@ -252,12 +252,12 @@ def rescale(model: nn.Module, base: Base, *, sums: Mapping[str, int | None] | No
     found = widths(model, base, sums=sums)
     _mark(model)
     parts = dict(base.named_parameters()) if isinstance(base, nn.Module) else {}
-    layers, tables = _layers(model)
+    layers, biases, tables = _layers(model)
     for name, p in model.named_parameters():
         width = found[name]
         if id(p) in layers:
             p.mul_(width.std * math.sqrt(width.fan_in))
-        elif width.ahead != 1.0:
+        elif id(p) in biases:
             p.mul_(math.sqrt(width.ahead))
         elif id(p) not in tables and width.kind != "fixed" and name in parts:
             own, wanted = (float(q.detach().double().square().mean().sqrt()) for q in (p, parts[name]))
@@ -288,8 +288,7 @@ def redraw(
         ValueError: as of `rescale`.
     """
     rescale(model, base, sums=sums)
-    found, (layers, tables) = widths(model, base, sums=sums), _layers(model)
-    biases = {id(m.bias) for m in model.modules() if isinstance(m, _LINEAR_MAPS) and m.bias is not None}
+    found, (layers, biases, tables) = widths(model, base, sums=sums), _layers(model)
     for name, p in model.named_parameters():
         if id(p) in biases:
             p.zero_()
@@ -305,10 +304,11 @@ def _fan_in(p: Tensor, owners: list[tuple[str, nn.Module]]) -> int:
     return p.shape[axis] * math.prod(p.shape[2:])
 
 
-def _layers(model: nn.Module) -> tuple[set[int], set[int]]:
-    """Ids of the weights of linear maps, and of embeddings; a shared one is an embedding's."""
+def _layers(model: nn.Module) -> tuple[set[int], set[int], set[int]]:
+    """Ids of the weights of linear maps, of their biases, and of embeddings; a shared weight is an embedding's."""
+    maps = [module for module in model.modules() if isinstance(module, _LINEAR_MAPS)]
     tables = {id(m.weight) for m in model.modules() if isinstance(m, _TABLES)}
-    return {id(m.weight) for m in model.modules() if isinstance(m, _LINEAR_MAPS)} - tables, tables
+    return {id(m.weight) for m in maps} - tables, {id(m.bias) for m in maps}, tables
 
 
 def _mark(model: nn.Module) -> None:

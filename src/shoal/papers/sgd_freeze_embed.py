@@ -22,8 +22,9 @@ deviation 0.2).
 
 "check": 40 steps of pretraining, 12 of fine-tuning, three rates, one seed. "full": 300, 80, six, three.
 
-Notes. Paler was x / 2 + 1 / 2 at first, at which everybody was at chance in a run of "check". The published models are large and were pretrained on much; the effect need not be there in one of this size.
-Class token and positions stay trainable. Gradual unfreezing is measured and has no criterion.
+Notes. Paler was x / 2 + 1 / 2 at first, at which everybody was at chance in a run of "check". The published models are
+large and were pretrained on much; the effect need not be there in one of this size. Class token and positions stay
+trainable. Gradual unfreezing is measured and has no criterion.
 """
 
 from __future__ import annotations
