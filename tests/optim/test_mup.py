@@ -154,17 +154,20 @@ def test_eps_goes_with_the_size_of_the_gradient() -> None:
 
 
 def test_gradients_are_as_small_as_the_table_says() -> None:
-    sizes: dict[int, dict[str, float]] = {}
-    """Of a loss that is linear in the output, so that the errors are the same at every width."""
+    """Of a loss that is linear in the output, so that the errors are the same at every width; mean of 12 draws."""
     random = torch.Generator().manual_seed(1)
     x, errors = torch.randn(64, 12, generator=random), torch.randn(64, 5, generator=random)
-    for n in (N0, 16 * N0):
-        model = perceptron(n)
-        redraw(model, perceptron(N0), 0)
-        (model(x) * errors).sum().backward()
-        sizes[n] = {name: float(p.grad.abs().mean()) for name, p in model.named_parameters() if p.grad is not None}
+    sizes: dict[int, dict[str, float]] = {N0: {}, 16 * N0: {}}
+    for n, found in sizes.items():
+        for seed in range(12):
+            model = perceptron(n)
+            redraw(model, perceptron(N0), seed)
+            (model(x) * errors).sum().backward()
+            for name, p in model.named_parameters():
+                assert p.grad is not None
+                found[name] = found.get(name, 0.0) + float(p.grad.abs().mean())
     for name, width in widths(perceptron(16 * N0), perceptron(N0)).items():
-        assert sizes[16 * N0][name] / sizes[N0][name] == pytest.approx(width.gradient, rel=0.35), name
+        assert sizes[16 * N0][name] / sizes[N0][name] == pytest.approx(width.gradient, rel=0.2), name
 
 
 @pytest.mark.parametrize(
