@@ -67,7 +67,8 @@ def run_check(
 def _print(found: Mapping[str, CoordinateCheck]) -> None:
     console = Console(highlight=False)
     for name, check in found.items():
-        table = Table(title=f"{name}: mean movement after {check.steps} steps", title_justify="left", box=None)
+        console.print(f"{name}: mean movement after {check.steps} steps")
+        table = Table(box=None)
         table.add_column("layer")
         for width in check.widths:
             table.add_column(str(width), justify="right")
