@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from shoal.learning import Task
 from shoal.learning.data import load
 from shoal.learning.models import mlp, transformer
-from shoal.optim import LAMB, SGD, SGDW, Adam, AdamW, AMSGrad, Lion, NAdam, Param, RMSProp, chain, mup
-from shoal.optim.common import Scaled
-from shoal.optim.mup import attention_scale, redraw, rescale, widths
+from shoal.optim import LAMB, SGD, SGDW, Adam, AdamW, AMSGrad, Lion, NAdam, Param, RMSProp, WeightDecay, chain, mup
+from shoal.optim.widths import attention_scale, redraw, rescale, widths
 from shoal.simulation import simulate
 from tests.restatements.instruments import mup as restated
 
@@ -176,6 +175,7 @@ def test_gradients_are_as_small_as_the_table_says() -> None:
         (Adam, {"eps": 1e-3}),
         (AdamW, {"weight_decay": 0.3}),
         (AdamW, {"weight_decay": 0.3, "decay_times_lr": False}),
+        (AdamW, {"weight_decay": 0.3, "decay_times_lr": False, "base_lr": 0.05}),
         (NAdam, {"weight_decay": 0.3, "decoupled_weight_decay": True}),
         (AMSGrad, {}),
         (RMSProp, {"momentum": 0.8, "eps_in_root": True, "v0": 0.1}),
@@ -308,7 +308,7 @@ def test_parameters_outside_layers_are_vectors_or_matrices_unless_it_is_said() -
     [
         (lambda: mup(perceptron(8), perceptron(4), LAMB, lr=0.1), r"optimizer: got LAMB, .*family="),
         (lambda: mup(perceptron(8), perceptron(4), LAMB.rule(lr=0.1)), "optimizer: got LAMB"),
-        (lambda: mup(perceptron(8), perceptron(4), chain(Scaled(2.0), lr=0.1)), "optimizer: got "),
+        (lambda: mup(perceptron(8), perceptron(4), chain(WeightDecay(2.0), lr=0.1)), "optimizer: got "),
         (lambda: mup(perceptron(8), perceptron(4), Adam, lr=0.1, weight_decay=0.1), "weight_decay: got 0.1 for Adam"),
         (lambda: mup(perceptron(8), perceptron(4), torch.optim.SGD, lr=None), "lr: got none"),
         (lambda: mup(perceptron(8), perceptron(4), Adam, init="anew"), "init: got 'anew'"),

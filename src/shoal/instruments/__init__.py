@@ -1,1 +1,1 @@
-"""Instruments: what can be measured of a model and its loss while it is trained."""
+"""Instruments: what is measured on models and samples."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.learning.data import Dataset
-from shoal.optim.mup import attention_scale
+from shoal.optim.widths import attention_scale
 
 Build = Callable[[], nn.Module]
 

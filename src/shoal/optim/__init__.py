@@ -21,7 +21,7 @@ from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.apollo import APOLLO, APOLLOMini
 from shoal.optim.badam import BAdam
 from shoal.optim.cautious import Cautious, CautiousMask
-from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, Scaled, WeightDecay
+from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from shoal.optim.d_adaptation import DAdaptAdam, DAdaptSGD
@@ -52,12 +52,14 @@ from shoal.optim.schedules import (
     gradual_warmup,
     large_minibatch,
     linear_scaling,
+    power_decay,
     step_decay,
     warmup_cosine,
 )
 from shoal.optim.sgd import SGD
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
 from shoal.optim.swats import SWATS
+from shoal.optim.ttur import TTUR, two_time_scales
 from shoal.optim.upgd import UPGD
 from shoal.optim.velocity import CorrectedVelocity, Velocity
 from shoal.optim.xgrad import PredictedWeights, XGrad
@@ -74,6 +76,7 @@ __all__ = [
     "SGDP",
     "SGDW",
     "SWATS",
+    "TTUR",
     "UPGD",
     "AMSBound",
     "AMSGrad",
@@ -127,7 +130,6 @@ __all__ = [
     "RMSProp",
     "Ranger21",
     "Rule",
-    "Scaled",
     "Schedule",
     "Slot",
     "SlowWeights",
@@ -147,8 +149,10 @@ __all__ = [
     "linear_scaling",
     "mup",
     "polynomial_average",
+    "power_decay",
     "stationary",
     "step_decay",
+    "two_time_scales",
     "unfreeze",
     "warmup_cosine",
     "warmup_polynomial",

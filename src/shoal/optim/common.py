@@ -1,4 +1,4 @@
-"""Transforms that many methods share: weight decay, momentum, a factor."""
+"""Transforms that many methods share: weight decay and momentum."""
 
 from __future__ import annotations
 
@@ -50,18 +50,6 @@ class DecayAfter(Transform):
     def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
         """Shrink the parameter."""
         p.mul_(c.kept)
-
-
-@dataclass(frozen=True)
-class Scaled(Transform):
-    """factor u."""
-
-    factor: float
-
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Multiply the update."""
-        scaled: Tensor = u * c.factor
-        return scaled
 
 
 @dataclass(frozen=True)

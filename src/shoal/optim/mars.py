@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.common import Scaled, decoupled
+from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least, flag, fractions
 from shoal.optim.core.ops import ema_, plus
@@ -109,6 +109,18 @@ def newton_schulz(matrix: Tensor, eps: Any, steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.mT if tall else x
+
+
+@dataclass(frozen=True)
+class Scaled(Transform):
+    """factor u."""
+
+    factor: float
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """Multiply the update."""
+        scaled: Tensor = u * c.factor
+        return scaled
 
 
 class MARS(FromFirstRate):

@@ -40,7 +40,7 @@ from shoal.instruments.coordinates import OUTPUT, CoordinateCheck, coordinate_ch
 from shoal.learning import Task
 from shoal.learning.models import mlp
 from shoal.optim import Adam, mup
-from shoal.optim.mup import redraw
+from shoal.optim.widths import redraw
 from shoal.papers.loops import descend
 from shoal.papers.measures import some_of
 from shoal.papers.result import Finding, Result
