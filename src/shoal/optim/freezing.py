@@ -123,19 +123,15 @@ def blocks(model: nn.Module) -> list[list[str]]:
 
     Parameters that the model owns by itself (positions, class tokens) belong to the first block.
     """
-    parts: list[list[str]] = []
+    starts: list[str] = []
     for name, child in model.named_children():
-        items = child.named_children() if isinstance(child, nn.ModuleList | nn.Sequential) else [("", child)]
-        for index, item in items:
-            prefix = f"{name}.{index}." if index else f"{name}."
-            parts.append([prefix + own for own, _ in item.named_parameters()])
-    parts = [part for part in parts if part]
-    known = {name for name, _ in model.named_parameters()}
+        listed = isinstance(child, nn.ModuleList | nn.Sequential)
+        starts += [f"{name}.{index}." for index, _ in child.named_children()] if listed else [f"{name}."]
+    names = [name for name, _ in model.named_parameters()]
+    parts = [[name for name in names if name.startswith(start)] for start in starts]
+    parts = [part for part in parts if part] or [[]]
     taken = {name for part in parts for name in part}
-    parts = [[name for name in part if name in known] for part in parts]
-    alone = [name for name, _ in model.named_parameters() if name not in taken]
-    if alone:
-        parts[:1] = [alone + (parts[0] if parts else [])]
+    parts[0] = [name for name in names if name not in taken] + parts[0]
     return [part for part in parts if part]
 
 

@@ -22,8 +22,8 @@ Criteria, fixed before the run:
 8. At the widest, with the rate that is best at width 64: muP is within 0.02 of its own best loss there, and below the
    standard parametrisation.
 
-"check": widths to 1,024 (criteria 1 to 3) and 256 (6 to 8), fewer rates and steps, one seed. "full": 120 steps of 64
-samples, two seeds.
+"check": widths to 1,024 (criteria 1 to 3) and 256 (6 to 8), fewer rates and steps, one seed: there the best rates of 6
+to 8 are uncertain. "full": 120 steps of 64 samples, two seeds.
 """
 
 from __future__ import annotations
