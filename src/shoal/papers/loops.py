@@ -20,7 +20,14 @@ Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
 
 def trained(
-    task: Task, make: Make, *, steps: int, batch: int, seed: int, average: Average | None = None
+    task: Task,
+    make: Make,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    average: Average | None = None,
+    schedule: Schedule | None = None,
 ) -> dict[str, float]:
     """Train a fresh model, and measure it.
 
@@ -29,6 +36,7 @@ def trained(
         make: from parameters to the optimizer; one that needs the loss is told it.
         steps, batch, seed: of the run; samples are drawn with replacement.
         average: of the iterates, see `torch.optim.swa_utils`; the mean model is measured then.
+        schedule: step, 0 at first -> factor of the optimizer's rate; constant unless given.
 
     Returns:
         "accuracy" on the test set, and "loss", the mean over the last tenth of the steps; NaN and 0 if it diverged.
@@ -37,7 +45,8 @@ def trained(
     mean = None if average is None else AveragedModel(model, avg_fn=average, use_buffers=True)
     optimizer: Any = make(list(model.parameters()))
     update = None if mean is None else partial(mean.update_parameters, model)
-    loss = descend(model, optimizer, task, steps=steps, batch=batch, seed=seed, after=update)
+    how: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed, "schedule": schedule}
+    loss = descend(model, optimizer, task, **how, after=update)
     if math.isnan(loss):
         return {"accuracy": 0.0, "loss": math.nan}
     return {"accuracy": accuracy(mean or model, task), "loss": loss}
