@@ -114,6 +114,7 @@ MODELS: Table = {
     "transformer": Entry(
         "shoal.learning.models:transformer", "small transformer over rows or characters", ("width", "layers")
     ),
+    "vit": Entry("shoal.learning.models:vit", "small vision transformer over patches", ("width", "layers", "patch")),
 }
 
 PARTITIONS: Table = {

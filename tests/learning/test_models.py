@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shoal.learning import Net, Task, accuracy, cross_entropy, squared_error
-from shoal.learning.models import cnn, logistic, mlp, transformer
+from shoal.learning.models import cnn, logistic, mlp, transformer, vit
 from shoal.learning.objective import apart, weighted
 from shoal.tensors.random import key, normal
 
@@ -38,12 +38,29 @@ def test_sizes_are_those_of_the_formula() -> None:
     assert count(cnn(IMAGES, channels=2)) == (2 * 9 + 2) + (4 * 2 * 9 + 4) + (4 * 4 + 4)
 
 
-@pytest.mark.parametrize("build", [logistic(IMAGES), mlp(IMAGES), cnn(IMAGES), transformer(IMAGES, 8, 1, 2)])
+@pytest.mark.parametrize(
+    "build", [logistic(IMAGES), mlp(IMAGES), cnn(IMAGES), transformer(IMAGES, 8, 1, 2), vit(IMAGES, 8, 1, 2, 2)]
+)
 def test_a_classifier_gives_a_score_a_class_and_sees_each_sample_by_itself(build: small.Build) -> None:
     module, x = build().double(), values(6, 16)
     together = module(x)
     assert together.shape == (6, 4)
     torch.testing.assert_close(together, torch.cat([module(x[i : i + 1]) for i in range(6)]), rtol=1e-12, atol=1e-12)
+
+
+def test_a_vision_transformer_sees_patches_and_not_their_order_but_by_positions() -> None:
+    module = vit(IMAGES, width=8, layers=1, heads=2, patch=2)().double()
+    x = values(3, 16)
+    image = x.reshape(3, 4, 4)
+    turned = torch.cat([image[:, :, 2:], image[:, :, :2]], 2)  # left and right patches change places
+    assert not torch.allclose(module(x), module(turned.reshape(3, 16)))
+    with torch.no_grad():
+        module.position.zero_()  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(module(x), module(turned.reshape(3, 16)), rtol=1e-10, atol=1e-10)
+    mixed = image.clone()
+    mixed[:, 0, 0], mixed[:, 0, 2] = image[:, 0, 2], image[:, 0, 0]  # pixels of two patches change places
+    assert not torch.allclose(module(x), module(mixed.reshape(3, 16)))
+    assert module(image[:, None]).shape == (3, 4)
 
 
 def test_a_character_is_predicted_from_those_up_to_it() -> None:
@@ -67,6 +84,9 @@ def test_a_character_is_predicted_from_those_up_to_it() -> None:
         (lambda: mlp(IMAGES, hidden=0), "hidden, depth: got 0, 1"),
         (lambda: mlp(IMAGES, depth=0), "hidden, depth: got 64, 0"),
         (lambda: transformer(IMAGES, width=10, heads=4), "width: got 10"),
+        (lambda: transformer(IMAGES, width=8, heads=4, base_width=6), "base_width: got 6; a multiple of heads = 4"),
+        (lambda: vit(IMAGES, width=10), "width: got 10"),
+        (lambda: vit(IMAGES, patch=3), "patch: got 3; a divisor of the image's side of 4 is allowed"),
         (lambda: cnn(small.classification(width=15)), "square images"),
         (lambda: logistic(small.regression()), "no classes"),
     ],

@@ -98,6 +98,26 @@ def compare(
     )
 
 
+@optim.command("coordinate-check")
+def coordinate_check(
+    optimizer: Annotated[str, typer.Argument(help="An optimizer with its settings, e.g. adam:lr=0.003.")] = "adam",
+    task: Annotated[str, _option("Whose data (default: digits).")] = "digits",
+    model: Annotated[str, _option("mlp, cnn, transformer or vit (default: mlp:depth=2).")] = "mlp:depth=2",
+    widths: Annotated[str, _option("Widths; the first is muP's base (default: 64,128,256,512).")] = "64,128,256,512",
+    steps: Annotated[int, _option("Steps on one batch (default: 4).")] = 4,
+    seeds: Annotated[int, _option("Number of seeds (default: 2).")] = 2,
+    batch: Annotated[int, _option("Samples of the batch (default: 64).")] = 64,
+    out: Annotated[Path, _option("Folder to write to (default: coordinates).")] = Path("coordinates"),
+) -> None:
+    """See whether the layers of a model move alike at all widths: by muP they do, as usually parametrised they do not.
+
+    Prints how far each layer's outputs move in a few steps, and writes coordinates.csv and coordinates.png.
+    """
+    from shoal.cli.coordinates import run_check
+
+    run_check(optimizer, out, task=task, model=model, widths=widths, steps=steps, seeds=seeds, batch=batch)
+
+
 @optim.command()
 def report(
     comparison: Annotated[Path, typer.Argument(help="A folder of `shoal optim compare`, or its comparison.json.")],

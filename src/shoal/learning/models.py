@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.learning.data import Dataset
+from shoal.optim.widths import attention_scale
 
 Build = Callable[[], nn.Module]
 
@@ -65,11 +66,16 @@ def cnn(dataset: Dataset, channels: int = 8) -> Build:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
 
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
+    At width `base_width` attention's logits are divided by the root of a head's dimension d, and at others by d in
+    proportion, as muP asks for. None: by the root at every width.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool, base_width: int | None = None) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
+        self.scale = None if base_width is None else attention_scale(width // heads, base_width // heads)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -78,7 +84,7 @@ class Block(nn.Module):
         """[B, T, width] -> [B, T, width]."""
         b, t, w = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
         x = x + self.proj(mixed.transpose(1, 2).reshape(b, t, w))
         return x + self.down(F.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
 
@@ -86,12 +92,14 @@ class Block(nn.Module):
 class ImageTransformer(nn.Module):
     """A transformer over the rows of a square image."""
 
-    def __init__(self, side: int, classes: int, width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, side: int, classes: int, width: int, layers: int, heads: int, base_width: int | None = None
+    ) -> None:
         super().__init__()
         self.side = side
         self.embed = nn.Linear(side, width)
         self.position = nn.Parameter(torch.randn(side, width) / math.sqrt(width))
-        self.blocks = nn.ModuleList(Block(width, heads, causal=False) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, False, base_width) for _ in range(layers))
         self.out = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,11 +113,13 @@ class ImageTransformer(nn.Module):
 class CharacterTransformer(nn.Module):
     """A causal transformer over characters."""
 
-    def __init__(self, symbols: int, context: int, width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, symbols: int, context: int, width: int, layers: int, heads: int, base_width: int | None = None
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(symbols, width)
         self.position = nn.Parameter(torch.randn(context, width) / math.sqrt(width))
-        self.blocks = nn.ModuleList(Block(width, heads, causal=True) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, True, base_width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, symbols)
 
@@ -121,15 +131,59 @@ class CharacterTransformer(nn.Module):
         return self.out(self.norm(h))  # type: ignore[no-any-return]
 
 
-def transformer(dataset: Dataset, width: int = 32, layers: int = 2, heads: int = 4) -> Build:
-    """A small transformer: over characters for text, over pixel rows for images."""
-    if width % heads:
-        raise ValueError(f"width: got {width}; a multiple of heads = {heads} is allowed")
+class VisionTransformer(nn.Module):
+    """A transformer over the patches of a square image, read at a class token."""
+
+    def __init__(
+        self, side: int, classes: int, width: int, layers: int, heads: int, patch: int, base_width: int | None = None
+    ) -> None:
+        super().__init__()
+        self.side, self.patch = side, patch
+        self.patch_embed = nn.Linear(patch * patch, width)
+        self.token = nn.Parameter(0.02 * torch.randn(1, width))
+        self.position = nn.Parameter(0.02 * torch.randn((side // patch) ** 2 + 1, width))
+        self.blocks = nn.ModuleList(Block(width, heads, False, base_width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, side * side] or [B, 1, side, side] -> logits [B, classes]."""
+        n, p = self.side // self.patch, self.patch
+        patches = x.reshape(-1, n, p, n, p).transpose(2, 3).reshape(-1, n * n, p * p)
+        h = self.patch_embed(patches)
+        h = torch.cat([self.token.expand(len(h), 1, -1), h], 1) + self.position
+        for block in self.blocks:
+            h = block(h)
+        return self.head(self.norm(h[:, 0]))  # type: ignore[no-any-return]
+
+
+def vit(
+    dataset: Dataset, width: int = 48, layers: int = 2, heads: int = 4, patch: int = 4, base_width: int | None = None
+) -> Build:
+    """A small vision transformer for square grey images, in square patches; `base_width` as of `Block`."""
+    _heads(width, heads, base_width)
+    side, classes = _side(dataset), _classes(dataset)
+    if patch < 1 or side % patch:
+        raise ValueError(f"patch: got {patch}; a divisor of the image's side of {side} is allowed")
+    return lambda: VisionTransformer(side, classes, width, layers, heads, patch, base_width)
+
+
+def transformer(
+    dataset: Dataset, width: int = 32, layers: int = 2, heads: int = 4, base_width: int | None = None
+) -> Build:
+    """A small transformer: over characters for text, over pixel rows for images; `base_width` as of `Block`."""
+    _heads(width, heads, base_width)
     if not dataset.train.inputs.is_floating_point():
         symbols, context = _classes(dataset), dataset.train.inputs.shape[1]
-        return lambda: CharacterTransformer(symbols, context, width, layers, heads)
+        return lambda: CharacterTransformer(symbols, context, width, layers, heads, base_width)
     side, classes = _side(dataset), _classes(dataset)
-    return lambda: ImageTransformer(side, classes, width, layers, heads)
+    return lambda: ImageTransformer(side, classes, width, layers, heads, base_width)
+
+
+def _heads(width: int, heads: int, base_width: int | None) -> None:
+    for name, value in (("width", width), ("base_width", base_width)):
+        if value is not None and (value < 1 or value % heads):
+            raise ValueError(f"{name}: got {value}; a multiple of heads = {heads} is allowed")
 
 
 def _width(dataset: Dataset) -> int:

@@ -31,6 +31,7 @@ from shoal.optim.diffgrad import DiffGrad
 from shoal.optim.dog import DoG, LDoG, polynomial_average
 from shoal.optim.exadam import EXAdam
 from shoal.optim.fadam import FAdam
+from shoal.optim.freezing import GradualUnfreezing, freeze_embeddings, unfreeze
 from shoal.optim.laprop import LaProp
 from shoal.optim.large_batch import LAMB, LARS, warmup_polynomial
 from shoal.optim.lion import Lion
@@ -38,13 +39,14 @@ from shoal.optim.lookahead import Lookahead, SlowWeights
 from shoal.optim.mars import MARS, MarsGradient
 from shoal.optim.microadam import MicroAdam
 from shoal.optim.momo import MoMo, MoMoAdam
+from shoal.optim.mup import mup
 from shoal.optim.nadam import NAdam
 from shoal.optim.nino import NiNo
 from shoal.optim.novograd import NovoGrad
 from shoal.optim.radam import RAdam
 from shoal.optim.ranger21 import Ranger21
 from shoal.optim.recombined import chain
-from shoal.optim.rmsprop import RMSProp
+from shoal.optim.rmsprop import RMSProp, stationary
 from shoal.optim.rotated import Rotated, RotatedFrame, Rotation
 from shoal.optim.sania import SANIA
 from shoal.optim.schedules import (
@@ -117,6 +119,7 @@ __all__ = [
     "DoG",
     "EXAdam",
     "FAdam",
+    "GradualUnfreezing",
     "LDoG",
     "LaProp",
     "Lion",
@@ -153,13 +156,17 @@ __all__ = [
     "constant",
     "constant_warmup",
     "embedding_groups",
+    "freeze_embeddings",
     "gradual_warmup",
     "large_minibatch",
     "linear_scaling",
+    "mup",
     "polynomial_average",
     "power_decay",
+    "stationary",
     "step_decay",
     "two_time_scales",
+    "unfreeze",
     "warmup_cosine",
     "warmup_polynomial",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,24 +44,56 @@ def trained(
     model = task.initial(seed)
     mean = None if average is None else AveragedModel(model, avg_fn=average, use_buffers=True)
     optimizer: Any = make(list(model.parameters()))
-    rates = None if schedule is None else LambdaLR(optimizer, schedule)
+    update = None if mean is None else partial(mean.update_parameters, model)
+    how: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed, "schedule": schedule}
+    loss = descend(model, optimizer, task, **how, after=update)
+    if math.isnan(loss):
+        return {"accuracy": 0.0, "loss": math.nan}
+    return {"accuracy": accuracy(mean or model, task), "loss": loss}
+
+
+def descend(
+    model: nn.Module,
+    optimizer: Any,
+    task: Task,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    schedule: Schedule | None = None,
+    after: Callable[[], Any] | None = None,
+) -> float:
+    """Train a model, in place.
+
+    Args:
+        model: what is trained.
+        optimizer: of the model; one that needs the loss is told it.
+        task: its training data and loss.
+        steps, batch, seed: of the run; samples are drawn with replacement.
+        schedule: step, 0 at first -> factor of the learning rates that the optimizer began with.
+        after: called after each step.
+
+    Returns:
+        The mean loss over the last tenth of the steps; NaN if the run diverged.
+    """
     data, random = task.dataset.train, torch.Generator().manual_seed(seed)
+    scheduler = None if schedule is None else LambdaLR(optimizer, schedule)
     losses = []
     for _ in range(steps):
         rows = torch.randint(len(data), (batch,), generator=random)
         loss = task.loss(model(data.inputs[rows]), data.targets[rows]).mean()
         if not math.isfinite(loss.item()):
-            return {"accuracy": 0.0, "loss": math.nan}
+            return math.nan
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(**({"loss": loss.item()} if getattr(optimizer, "needs_loss", False) else {}))
         losses.append(loss.item())
-        if rates is not None:
-            rates.step()
-        if mean is not None:
-            mean.update_parameters(model)
+        if scheduler is not None:
+            scheduler.step()
+        if after is not None:
+            after()
     last = losses[-max(1, steps // 10) :]
-    return {"accuracy": accuracy(mean or model, task), "loss": sum(last) / len(last)}
+    return sum(last) / len(last)
 
 
 @torch.no_grad()

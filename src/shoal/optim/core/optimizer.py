@@ -137,7 +137,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         bound.apply_defaults()
         chosen = {name: value for name, value in bound.arguments.items() if name != "params"}
         check(cls, chosen)
-        return Rule(cls.__name__.lower(), float(chosen["lr"]), _Links(cls, chosen), chosen.get("seed", 0))
+        return Rule(cls.__name__.lower(), float(chosen["lr"]), Links(cls, chosen), chosen.get("seed", 0))
 
     # -- torch's side -----------------------------------------------------------------------------------------------
 
@@ -351,13 +351,14 @@ def _of_one_size(item: Item) -> bool:
 
 
 @dataclass(frozen=True)
-class _Links:
+class Links:
     """The chain of an optimizer class with certain settings, for a rule."""
 
     cls: type[Optimizer]
     settings: dict[str, Any]
 
     def __call__(self, param: Param) -> Chain:
+        """The chain for one parameter."""
         return self.cls.links(SimpleNamespace(**self.settings), param)
 
 

@@ -1,0 +1,184 @@
+"""Fine-tuning by SGD with a frozen embedding layer, and with layers that are unfrozen one after the other.
+
+A. Kumar, R. Shen, S. Bubeck, S. Gunasekar, "How to Fine-Tune Vision Models with SGD", arXiv:2211.09359 (2022): in
+pretrained transformers and ConvNeXts the first layer's gradients are far larger than those of the others, so that a
+rate that suits these breaks it. With that layer frozen SGD does as well as AdamW, with less memory.
+
+What is frozen has no gradient, and so neither steps nor weight decay: torch's optimizers and those of `shoal.optim`
+leave it as it is, bit for bit, and in simulations it is a frozen segment of the model's vector. The statistics of batch
+normalisation are no parameters; `eval()` keeps them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+_POSITIONS = re.compile(r"(^|_)pos|position|wpe", re.IGNORECASE)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def embedding_names(model: nn.Module) -> list[str]:
+    """The names of a model's embedding parameters, in the model's order.
+
+    They are those of all `nn.Embedding` but tables of positions; without any, those of the first convolution, with the
+    normalisation right after it in the same module (a stem); without any of that, those of the linear layers called
+    `embed`, `patch_embed` or alike. Class tokens and positions are not among them.
+
+    Args:
+        model: a text model, a vision transformer, a convolutional network.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    modules = list(model.named_modules())
+    layers = [name for name, m in modules if isinstance(m, _TABLES) and not _POSITIONS.search(name.rpartition(".")[2])]
+    if not layers:
+        layers = _stem(modules)
+    if not layers:
+        layers = [name for name, m in modules if isinstance(m, nn.Linear) and "embed" in name.lower()]
+    own = {id(p) for name in layers for p in model.get_submodule(name).parameters()}
+    found = [name for name, p in model.named_parameters() if id(p) in own]
+    if not found:
+        raise ValueError("model: got one without nn.Embedding, convolution or layer called embed; names= is needed")
+    return found
+
+
+def _stem(modules: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """The first convolution, and the normalisation beside it that comes next."""
+    weighted = [(name, m) for name, m in modules if next(m.parameters(recurse=False), None) is not None]
+    at = next((i for i, (_, m) in enumerate(weighted) if isinstance(m, _CONVOLUTIONS)), None)
+    if at is None:
+        return []
+    (name, _), after = weighted[at], weighted[at + 1 : at + 2]
+    return [name, *(other for other, m in after if "Norm" in type(m).__name__ and _parent(other) == _parent(name))]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def freeze_embeddings(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
+    """Freeze the embedding layer of a pretrained model: SGD (freeze-embed).
+
+    Args:
+        model: it is changed: `requires_grad` of the parameters, whose gradients are dropped.
+        names: of the parameters to freeze, with `*` as in file names; None: those of `embedding_names`.
+
+    Returns:
+        The names of what was frozen now and not before; `unfreeze` with these makes it undone.
+
+    Raises:
+        ValueError: a name is of no parameter, or the layer is not found.
+    """
+    chosen = embedding_names(model) if names is None else _matching(model, names)
+    frozen = []
+    for name, p in model.named_parameters():
+        if name in chosen and p.requires_grad:
+            p.requires_grad_(False)
+            p.grad = None
+            frozen.append(name)
+    return frozen
+
+
+def unfreeze(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Make parameters trainable again.
+
+    Args:
+        model: whose.
+        names: of parameters, with `*` as in file names.
+
+    Returns:
+        The names of those that were frozen before.
+
+    Raises:
+        ValueError: a name is of no parameter.
+    """
+    chosen = _matching(model, names)
+    thawed = []
+    for name, p in model.named_parameters():
+        if name in chosen and not p.requires_grad:
+            p.requires_grad_(True)
+            thawed.append(name)
+    return thawed
+
+
+def _matching(model: nn.Module, patterns: Iterable[str]) -> set[str]:
+    names = [name for name, _ in model.named_parameters()]
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        some = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        if not some:
+            raise ValueError(f"names: got {pattern!r}; names of parameters are allowed, such as {', '.join(names[:3])}")
+        found.update(some)
+    return found
+
+
+def blocks(model: nn.Module) -> list[list[str]]:
+    """Names of parameters, block by block from the input to the output: the model's children, lists item by item.
+
+    Parameters that the model owns by itself (positions, class tokens) belong to the first block.
+    """
+    starts: list[str] = []
+    for name, child in model.named_children():
+        listed = isinstance(child, nn.ModuleList | nn.Sequential)
+        starts += [f"{name}.{index}." for index, _ in child.named_children()] if listed else [f"{name}."]
+    names = [name for name, _ in model.named_parameters()]
+    parts = [[name for name in names if name.startswith(start)] for start in starts]
+    parts = [part for part in parts if part] or [[]]
+    taken = {name for part in parts for name in part}
+    parts[0] = [name for name in names if name not in taken] + parts[0]
+    return [part for part in parts if part]
+
+
+class GradualUnfreezing:
+    """Trains the last block first, and one more block towards the input every `every` steps.
+
+        unfreezing = GradualUnfreezing(model, every=100)
+        for batch in batches:
+            ...
+            optimizer.step()
+            unfreezing.step()
+
+    J. Howard, S. Ruder, "Universal Language Model Fine-tuning for Text Classification", arXiv:1801.06146 (2018). The
+    optimizer is made with all parameters before; what is frozen already stays so, as the embedding that
+    `freeze_embeddings` froze.
+
+    Args:
+        model: it is changed.
+        every: steps of each stage, at least 1.
+        groups: names of parameters from input to output; None: `blocks(model)`.
+
+    Raises:
+        ValueError: an argument is not allowed.
+    """
+
+    def __init__(self, model: nn.Module, every: int, groups: Sequence[Iterable[str]] | None = None) -> None:
+        if every < 1:
+            raise ValueError(f"every: got {every}; at least 1 is allowed")
+        chosen = blocks(model) if groups is None else [sorted(_matching(model, group)) for group in groups]
+        if not chosen:
+            raise ValueError("groups: got none; at least one is needed")
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._model, self._every = model, every
+        self._groups = [[name for name in group if name in trained] for group in chosen]
+        self.steps = 0
+        waiting = [name for group in self._groups[:-1] for name in group]
+        freeze_embeddings(model, waiting)
+
+    @property
+    def trained(self) -> int:
+        """The number of groups, from the output on, that are trained at this step."""
+        return min(len(self._groups), 1 + self.steps // self._every)
+
+    def step(self) -> list[str]:
+        """Count a step; returns the names of what is trained from here on and was not before."""
+        before = self.trained
+        self.steps += 1
+        if self.trained == before:
+            return []
+        return unfreeze(self._model, self._groups[-self.trained])

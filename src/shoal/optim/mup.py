@@ -1,0 +1,207 @@
+"""muP: an optimizer whose rates go with the width of each parameter, so that layers learn alike at every width.
+
+G. Yang, E. Littwin, "Tensor Programs IVb: Adaptive Optimization in the Infinite-Width Limit", arXiv:2308.01814 (2023).
+The table of factors, and what is done to a model's first values, are in `widths.py`.
+
+Weight decay: the product of learning rate and decay of a parameter stays what it is at the base width, for decoupled
+decay and for SGD's. The coupled decay of Adam and its kin has no such factor, and is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from shoal.optim.adagrad import Adagrad
+from shoal.optim.adam import Adam
+from shoal.optim.adam_atan2 import AdamAtan2
+from shoal.optim.adamax import AdaMax
+from shoal.optim.adamw import SGDW, AdamW
+from shoal.optim.adopt import ADOPT
+from shoal.optim.amsgrad import AdamNC, AMSGrad
+from shoal.optim.core import Chain, Param, Rule
+from shoal.optim.core.optimizer import Links
+from shoal.optim.lion import Lion
+from shoal.optim.nadam import NAdam
+from shoal.optim.rmsprop import RMSProp
+from shoal.optim.sgd import SGD
+from shoal.optim.widths import Base, Family, Width, divide_readouts, redraw, rescale, some_of, widths
+
+Init = Literal["rescale", "redraw", "keep"]
+Make: TypeAlias = Callable[..., torch.optim.Optimizer]
+
+ENTRY_WISE: tuple[type, ...] = (
+    *(Adam, AdamW, NAdam, AdaMax, AMSGrad, AdamNC, ADOPT, AdamAtan2, RMSProp, Adagrad, Lion),
+    *(torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.Adamax),
+    *(torch.optim.RMSprop, torch.optim.Adagrad),
+)
+"""Steps of a size that the gradient's does not change, entry by entry: Adam's exponents."""
+LINEAR: tuple[type, ...] = (SGD, SGDW, torch.optim.SGD)
+"""Steps in proportion to the gradient: SGD's exponents."""
+DECOUPLED: tuple[type, ...] = (AdamW, AdamAtan2, Lion, SGDW, torch.optim.AdamW)
+
+
+def mup(
+    model: nn.Module,
+    base_model: Base,
+    optimizer: Any,
+    *,
+    init: Init = "rescale",
+    seed: int = 0,
+    family: Family | None = None,
+    sums: Mapping[str, int | None] | None = None,
+    **settings: Any,
+) -> Any:
+    """Put a model into muP: initialise it, and make an optimizer whose rates go with the width of each parameter.
+
+        optimizer = mup(build(1024), build(64), AdamW, lr=3e-3)    # lr as it is best for build(64)
+
+    Args:
+        model: what is to be trained; its values are changed.
+        base_model: the narrow model whose settings are to be used; or shapes by name.
+        optimizer: a class of `shoal.optim` or `torch.optim`, a `functools.partial` of one, another function from
+            groups of parameters to an optimizer (then with `family`), or a `Rule` made by a class of `shoal.optim`.
+        init: "rescale", "redraw" (with `seed`; see the functions of these names), or "keep" for a model that is
+            initialised already.
+        seed: of "redraw".
+        family: "adam" for entry-wise steps that do not depend on the gradient's size, "sgd" for linear ones; None: as
+            it is known of the class.
+        sums: as of `widths`.
+        settings: of the optimizer, as they are best for the base model.
+
+    Returns:
+        The optimizer, with a group for all parameters of one rate; or a rule, for stacked peers, which looks at names.
+
+    Raises:
+        ValueError: the optimizer is not known, Adam's decay is coupled, or as of `rescale`.
+    """
+    if init not in ("rescale", "redraw", "keep"):
+        raise ValueError(f"init: got {init!r}; rescale, redraw or keep is allowed")
+    cls = _class(optimizer)
+    family = _family(cls, optimizer, family)
+    found = widths(model, base_model, sums=sums)
+    if isinstance(optimizer, Rule):
+        if settings:
+            raise ValueError(f"settings: got {', '.join(settings)}; a rule that is made already takes none")
+        made: Any = _widened_rule(optimizer, family, found)
+    else:
+        made = optimizer(_groups(model, optimizer, cls, family, found, settings), **settings)
+    if init == "rescale":
+        rescale(model, base_model, sums=sums)
+    elif init == "redraw":
+        redraw(model, base_model, seed, sums=sums)
+    divide_readouts(model, found)
+    return made
+
+
+def _class(optimizer: Any) -> type | None:
+    if isinstance(optimizer, Rule):
+        return optimizer.links.cls if isinstance(optimizer.links, Links) else None
+    inner = getattr(optimizer, "func", optimizer)
+    return inner if isinstance(inner, type) else None
+
+
+def _family(cls: type | None, optimizer: Any, family: Family | None) -> Family:
+    if family is not None:
+        if family not in ("adam", "sgd"):
+            raise ValueError(f"family: got {family!r}; adam, sgd or None is allowed")
+        return family
+    if cls in ENTRY_WISE:
+        return "adam"
+    if cls in LINEAR:
+        return "sgd"
+    shown = cls.__name__ if cls else getattr(optimizer, "name", None) or repr(optimizer)[:80]
+    known = sorted({c.__name__ for c in (*ENTRY_WISE, *LINEAR)})
+    raise ValueError(
+        f"optimizer: got {shown}, whose exponents are not known; {', '.join(known)} are allowed, or family= says which"
+    )
+
+
+def _of_gradient(settings: Mapping[str, Any], width: Width) -> dict[str, float]:
+    """Settings that are compared with gradients, or with their squares, at this width."""
+    power = {"eps": 2 if settings.get("eps_in_root") else 1, "v0": 2, "initial_accumulator_value": 2}
+    return {
+        name: float(settings[name]) * width.gradient**n for name, n in power.items() if settings.get(name) is not None
+    }
+
+
+def _decoupled(cls: type | None, settings: Mapping[str, Any]) -> bool:
+    return cls in DECOUPLED or bool(settings.get("decoupled_weight_decay"))
+
+
+def _decay(cls: type | None, family: Family, settings: Mapping[str, Any]) -> Literal["none", "with lr", "apart"]:
+    """How a weight decay goes: multiplied by the learning rate, or by the schedule alone."""
+    if not settings.get("weight_decay"):
+        return "none"
+    if family == "adam" and not _decoupled(cls, settings):
+        shown = cls.__name__ if cls else "this optimizer"
+        raise ValueError(
+            f"weight_decay: got {settings['weight_decay']} for {shown}, which adds it to the gradient; 0 is allowed "
+            "in muP, or an optimizer with decoupled decay, such as AdamW"
+        )
+    return "apart" if settings.get("decay_times_lr") is False else "with lr"
+
+
+def _own(settings: Mapping[str, Any], rate: float, width: Width, decay: str) -> dict[str, Any]:
+    """The settings of a parameter that are others than the base model's."""
+    own: dict[str, Any] = {"lr": settings["lr"] * rate, **_of_gradient(settings, width)}
+    if settings.get("base_lr") is not None:
+        own["base_lr"] = settings["base_lr"] * rate
+    if decay == "with lr":
+        own["weight_decay"] = settings["weight_decay"] / rate
+    return own
+
+
+def _groups(
+    model: nn.Module, make: Make, cls: type | None, family: Family, found: Mapping[str, Width], given: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    signature = inspect.signature(make).parameters
+    defaults = {name: p.default for name, p in signature.items() if p.default is not p.empty}
+    settings = {**defaults, **given}
+    if settings.get("lr") is None:
+        raise ValueError("lr: got none; the learning rate of the base model is needed")
+    decay = _decay(cls, family, settings)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        rate, gradient = found[name].lr(family), found[name].gradient
+        if (rate, gradient) not in groups:
+            groups[rate, gradient] = {"params": [], **_own(settings, rate, found[name], decay)}
+        groups[rate, gradient]["params"].append((name, p))
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class _Widened:
+    """The chain of a class for each parameter, and what its rate is multiplied by."""
+
+    inner: Links
+    family: Family
+    found: Mapping[str, Width]
+
+    def factor(self, param: Param) -> float:
+        """The learning rate over that in the base model."""
+        if param.name not in self.found:
+            raise ValueError(
+                f"mup: got parameter {param.name!r}; those of the model ({some_of(self.found)}) are allowed"
+            )
+        return self.found[param.name].lr(self.family)
+
+    def __call__(self, param: Param) -> Chain:
+        """The chain, with the settings for this width."""
+        settings, rate = self.inner.settings, self.factor(param)
+        decay = _decay(self.inner.cls, self.family, settings)
+        own = _own(settings, rate, self.found[param.name], decay)
+        return Links(self.inner.cls, settings | own)(param)
+
+
+def _widened_rule(rule: Rule, family: Family, found: Mapping[str, Width]) -> Rule:
+    if not isinstance(rule.links, Links):
+        raise ValueError(f"optimizer: got the rule {rule.name}; one that a class of shoal.optim makes is allowed")
+    _decay(rule.links.cls, family, rule.links.settings)
+    links = _Widened(rule.links, family, found)
+    return Rule(rule.name, rule.lr, links, rule.seed, links.factor)
