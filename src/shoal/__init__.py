@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.diagnosis import diagnose
     from shoal.engine import PeerLost, ShoalError, SimulatedWorld
     from shoal.learning import Learner, Task
     from shoal.simulation import Run, Settings, simulate  # type: ignore[no-redef]  # also a module's name
@@ -29,10 +30,11 @@ _WHERE = {
     "ShoalError": "shoal.engine",
     "SimulatedWorld": "shoal.engine",
     "Task": "shoal.learning",
+    "diagnose": "shoal.diagnosis",
     "simulate": "shoal.simulation",
 }
 
-__all__ = ["Learner", "PeerLost", "Run", "Settings", "ShoalError", "SimulatedWorld", "Task", "simulate"]
+__all__ = ["Learner", "PeerLost", "Run", "Settings", "ShoalError", "SimulatedWorld", "Task", "diagnose", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

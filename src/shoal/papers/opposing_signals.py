@@ -86,13 +86,13 @@ def descend(rate: float, steps: int, seed: int = 4) -> Toy:
         values.append(float(torch.linalg.eigvalsh(hessian)[-1]))
         outliers.append(torch.stack(problem.outlier_losses(w[0], w[1:])))
         w = w - rate * torch.func.grad(loss)(w)
-    return Toy(torch.tensor(losses), torch.tensor(values), torch.stack(outliers))
+    return Toy(torch.tensor(losses, dtype=torch.float64), torch.tensor(values), torch.stack(outliers))
 
 
 def stable(figures: dict[str, float]) -> Finding:
     """Criterion 1."""
     found = descend(0.008, 1200)
-    end, rise = float(found.eigenvalues[-1]), float(found.losses.double().diff().max())
+    end, rise = float(found.eigenvalues[-1]), float(found.losses.diff().max())
     figures |= {"toy, rate 0.008: eigenvalue at first": float(found.eigenvalues[0]), "toy, rate 0.008: at last": end}
     return Finding(
         "toy, rate 0.008: the top eigenvalue rises to alpha |beta| = 100 within 3%, the loss never rises",
@@ -123,9 +123,9 @@ def unstable(figures: dict[str, float], rate: float = 0.026) -> Finding:
         f"toy, rate {rate}: outliers' losses apart by": split,
     }
     return Finding(
-        f"toy, rate {rate}: the eigenvalue passes 2/rate = {edge:.0f}, the loss spikes threefold, outliers' losses move apart by "
-        "5%, the eigenvalue ends below",
-        f"largest {float(found.eigenvalues.max()):.1f}, spike {spike:.3g} times, apart by {split:.1%}, at last {end:.1f}",
+        f"toy, rate {rate}: the eigenvalue passes 2/rate = {edge:.0f}, the loss spikes threefold, outliers' losses "
+        "move apart by 5%, the eigenvalue ends below",
+        f"largest {float(found.eigenvalues.max()):.1f}, spike {spike:.3g} times, apart {split:.1%}, at last {end:.1f}",
         passed and spike >= 3.0 and split >= 0.05 and end < edge,
     )
 
@@ -216,12 +216,14 @@ def network(scale: str, figures: dict[str, float]) -> list[Finding]:
     figures |= {"network: share of all change": share, "network: cosine of the groups": cosine}
     return [
         Finding(
-            f"network, rate {RATE} (2/rate = {2 / RATE:.0f}): 2% of the samples hold at least 10% of the change at the jump, cosine below -0.5",
+            f"network, rate {RATE} (2/rate = {2 / RATE:.0f}): 2% of the samples hold at least 10% of the change at the "
+            "jump, cosine below -0.5",
             f"{share:.1%}, cosine {cosine:.2f}",
             share >= 0.1 and cosine < -0.5,
         ),
         Finding(
-            "network: without the 10% most often in the groups, rises of the loss are at most 0.75 of those without others",
+            "network: without the 10% most often in the groups, the loss rises by at most 0.75 of what it does "
+            "without others",
             f"{rises[0]:.3g} against {rises[1]:.3g}",
             rises[0] <= 0.75 * rises[1],
         ),

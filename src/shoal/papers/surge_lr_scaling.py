@@ -1,9 +1,9 @@
 """S. Li, P. Zhao, H. Zhang, X. Sun et al., "Surge Phenomenon in Optimal Learning Rate and Batch Size Scaling",
 NeurIPS 2024 (arXiv 2405.14578).
 
-Claimed: the best learning rate of Adam-style optimizers rises with the root of the batch size, peaks at the noise scale,
-falls, and levels off, where that of SGD rises all the way. (Confirmed there by grids of a CNN on Fashion-MNIST and
-others; no single number is published.)
+Claimed: the best learning rate of Adam-style optimizers rises with the root of the batch size, peaks at the noise
+scale, falls, and levels off, where that of SGD rises all the way. (Confirmed there by grids of a CNN on Fashion-MNIST
+and others; no single number is published.)
 
 Criteria, fixed before the run:
 
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -110,7 +111,7 @@ def quadratic(figures: dict[str, float]) -> list[Finding]:
         and abs(rates[sizes[-1]] / limit - 1.0) <= 0.01
         and rates[sizes[-1]] <= 0.9 * rates[top]
     )
-    rising = all(sgd.rate(a) < sgd.rate(b) for a, b in zip(sizes, sizes[1:], strict=False))
+    rising = all(sgd.rate(a) < sgd.rate(b) for a, b in pairwise(sizes))
     worst = 0.0
     for b in (16, 256, 4096):
         signs = normal_signs(law.mean, law.deviation, b, 400_000, seed=b)
@@ -119,8 +120,8 @@ def quadratic(figures: dict[str, float]) -> list[Finding]:
     figures["quadratic: drawn against exact, largest relative difference"] = worst
     return [
         Finding(
-            "quadratic: the rate grows as the root of B, peaks within a factor of 2 of B_noise, falls by 10% or more to "
-            "its limit; SGD's rises all the way",
+            "quadratic: the rate grows as the root of B, peaks within a factor of 2 of B_noise, falls by 10% or more "
+            "to its limit; SGD's rises all the way",
             f"rate(4)/rate(1) {growth:.3f}, peak at {top} with B_noise {scale:.0f}, then "
             f"{rates[sizes[-1]] / rates[top] - 1.0:+.0%}; SGD's {'rises' if rising else 'does not'}",
             shape and rising,
