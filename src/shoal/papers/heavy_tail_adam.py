@@ -21,7 +21,7 @@ Criteria, fixed before the run:
 6. The built-in text and a small transformer: momentum's loss exceeds Adam's by more on the rarest tenth of the
    characters than on the most frequent tenth.
 
-"check": 4 bits of barcode, 250 steps, three rates; text 120 steps. "full": 6 bits, 1,200 steps of batch 256; text 500
+"check": 4 bits of barcode, 150 steps, fewer rates; text 80 steps. "full": 6 bits, 1,200 steps of batch 256; text 500
 steps. Rates were written down before any run, a factor of about 3 apart. If Fashion-MNIST is not there, the embedded
 digits stand in, with fewer bits.
 """
@@ -52,10 +52,10 @@ from shoal.papers.optimizers import characters
 from shoal.papers.result import Finding, Result
 
 SEED = 51
-STEPS = {"check": 250, "full": 1200}
+STEPS = {"check": 150, "full": 1200}
 BITS = {"check": 4, "full": 6}
 BATCH = 256
-TEXT = {"check": 120, "full": 500}
+TEXT = {"check": 80, "full": 500}
 CONTENDERS = {
     "momentum": (SGD, {"momentum": 0.9}, (0.01, 0.03, 0.1, 0.3, 1.0)),
     "Adam": (Adam, {}, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
@@ -66,7 +66,7 @@ CONTENDERS = {
 def claim(scale: str = "check") -> Result:
     """Check the claim; see the module's docstring for the criteria."""
     figures: dict[str, float] = {}
-    findings = [closed_form(figures), rarest(figures), *images(scale, figures), text(scale, figures)]
+    findings = [closed_form(figures), rarest(scale, figures), *images(scale, figures), text(scale, figures)]
     published: dict[str, float | str] = {
         "rare classes": "slow by SGD, not by Adam",
         "reweighting by 1/sqrt(pi)": "closes much of the gap",
@@ -109,14 +109,15 @@ def closed_form(figures: dict[str, float], classes: int = 500) -> Finding:
     )
 
 
-def rarest(figures: dict[str, float], classes: int = 500, steps: int = 200) -> Finding:
+def rarest(scale: str, figures: dict[str, float], classes: int = 500, steps: int = 200) -> Finding:
     """Criterion 2."""
     shares = zipf(classes)
     tenth = slice(classes - classes // 10, classes)
     found = {}
-    for name, rates in (("gradient descent", [2.0**i for i in range(-2, 9)]), ("Adam", [2.0**i for i in range(-8, 3)])):
+    every = 1 if scale == "full" else 2
+    for name, powers in (("gradient descent", range(-2, 9)), ("Adam", range(-8, 3))):
         best = (math.inf, math.inf)
-        for rate in rates:
+        for rate in (2.0**i for i in powers[::every]):
             w = torch.zeros(classes, classes, dtype=torch.float64)
             m, v = torch.zeros_like(w), torch.zeros_like(w)
             for t in range(1, steps + 1):

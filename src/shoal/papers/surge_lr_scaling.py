@@ -21,7 +21,8 @@ Criteria, fixed before the run:
 6. and 7. The same of Adam.
 
 "check": criterion 3 with half the batches, a coarse grid of 3 batch sizes, one seed. "full": 6 batch sizes, 4 to 4,096,
-and two seeds. Rates and batch sizes were written down before any run. If Fashion-MNIST is not there, the embedded
+and two seeds. Rates and batch sizes were written down before any run. A run is given up after 4
+times the steps of the best of its batch size so far. If Fashion-MNIST is not there, the embedded
 digits stand in.
 """
 
@@ -32,12 +33,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shoal.instruments import Surface
 from shoal.instruments.noise import (
+    Product,
     SGDLaw,
     SignLaw,
+    drawn_sign_rate,
     gradient_statistics,
     hessian_diagonal,
     normal_signs,
@@ -59,7 +62,8 @@ RATES = {
     "Adam": {"check": (-3.5, -1.5, 0.5), "full": (-4.0, -1.25, 0.25)},
 }
 DRAWN = {"check": 12, "full": 48}
-LIMIT = 4000  # steps
+LIMITS = (8000.0, 300.0)  # a run is given up after 8000 / sqrt(B) steps, but not before 300
+PATIENCE = 4.0  # and after so many times the steps of the best so far
 
 
 def claim(scale: str = "check") -> Result:
@@ -145,7 +149,7 @@ def one_step(scale: str, figures: dict[str, float]) -> Finding:
         stepper.step(rows.inputs, rows.targets)
     surface = Surface(model, task.loss, data.inputs, data.targets)
     found = gradient_statistics(model, task.loss, data.inputs, data.targets)
-    law = SignLaw.of(found, lambda v: surface.hvp(v.float()).double(), diagonal_of(surface))
+    law = SignLaw.of(found, product_of(surface), hessian_diagonal(product_of(surface), surface.size, probes=64))
     figures["network: B_noise of the law"] = law.noise_scale if math.isfinite(law.noise_scale) else -1.0
     start = surface.vector()
     rates = [10.0 ** (-5.0 + i / 8.0) for i in range(25)]
@@ -153,9 +157,12 @@ def one_step(scale: str, figures: dict[str, float]) -> Finding:
     for batch in (1, 4, 16, 64, 256, 1024):
         losses = torch.zeros(len(rates), dtype=torch.float64)
         for i in range(DRAWN[scale]):
-            rows = data[integers(key(seed, "step", batch, i), len(data), batch)]
-            direction = Surface(model, task.loss, rows.inputs, rows.targets).gradient().sign()
+            direction = gradient_of(model, task, data, batch, i, seed).sign()
             losses += torch.tensor([surface.value(start - rate * direction) for rate in rates], dtype=torch.float64)
+        signs = (gradient_of(model, task, data, batch, i, seed).sign() for i in range(8))
+        figures[f"network, B = {batch}: by signs of drawn batches"] = drawn_sign_rate(
+            signs, found.mean, product_of(surface)
+        )
         measured, predicted = rates[int(losses.argmin())], law.rate(batch)
         figures[f"network, B = {batch}: measured best rate of one step"] = measured
         figures[f"network, B = {batch}: the law's"] = predicted if math.isfinite(predicted) else -1.0
@@ -168,9 +175,15 @@ def one_step(scale: str, figures: dict[str, float]) -> Finding:
     )
 
 
-def diagonal_of(surface: Surface) -> Tensor:
-    """An estimate of the diagonal of a surface's Hessian, float64."""
-    return hessian_diagonal(lambda v: surface.hvp(v.float()).double(), surface.size, probes=64)
+def gradient_of(model: nn.Module, task: Task, data: Data, batch: int, i: int, seed: int) -> Tensor:
+    """The gradient of a batch that is drawn from the population."""
+    rows = data[integers(key(seed, "step", batch, i), len(data), batch)]
+    return Surface(model, task.loss, rows.inputs, rows.targets).gradient()
+
+
+def product_of(surface: Surface) -> Product:
+    """Products with a surface's Hessian, in float64."""
+    return lambda v: surface.hvp(v.float()).double()
 
 
 # -- 4 to 7: grids -----------------------------------------------------------------------------------------------------
@@ -187,35 +200,37 @@ def grid(name: str, scale: str, figures: dict[str, float]) -> dict[int, float]:
     rates = [10.0 ** (low + step * i) for i in range(round((high - low) / step) + 1)]
     best = {}
     for batch in BATCHES[scale]:
-        needed = []
-        for rate in rates:
-            runs = [steps_to(fashion(), rule_of(name, rate), batch, seed) for seed in SEEDS[scale]]
-            needed.append(sum(runs) / len(runs))
+        found, least = {}, max(LIMITS[0] / math.sqrt(batch), LIMITS[1])
+        for rate in sorted(rates, key=lambda r: abs(math.log(r / rates[len(rates) // 2]))):
+            runs = [steps_to(fashion(), rule_of(name, rate), batch, seed, least) for seed in SEEDS[scale]]
+            found[rate] = sum(runs) / len(runs)
+            least = min(least, PATIENCE * found[rate])
+        needed = [found[rate] for rate in rates]
         best[batch] = vertex([math.log(rate) for rate in rates], [math.log(steps) for steps in needed])
         figures[f"{name}, B = {batch}: best rate"] = best[batch]
         figures[f"{name}, B = {batch}: steps at the best rate of the grid"] = min(needed)
     return best
 
 
-def steps_to(task: Task, rule: Rule, batch: int, seed: int) -> float:
+def steps_to(task: Task, rule: Rule, batch: int, seed: int, limit: float) -> float:
     """Steps until the loss on 2,000 training samples is below the target, between two looks by proportion."""
     data = task.dataset.train
     looked = data[:2000]
     stepper = Stepper(task.initial(seed), task.loss, rule)
     at, loss, t = 0, math.inf, 0
-    while t < LIMIT:
+    while t < limit:
         rows = data[integers(key(seed, "grid", batch, t), len(data), batch)]
         stepper.step(rows.inputs, rows.targets)
         t += 1
         if t >= at + max(1, at // 12):
             now = value(stepper, looked)
             if not now < 100.0:
-                return float(10 * LIMIT)
+                break
             if now <= TARGET:
                 share = 1.0 if not loss < math.inf else (loss - TARGET) / (loss - now)
                 return at + share * (t - at)
             at, loss = t, now
-    return float(10 * LIMIT)
+    return limit
 
 
 @torch.no_grad()
