@@ -17,11 +17,13 @@ class Entry:
         target: "package.module:attribute", or "package.module:attribute.attribute".
         help: one line.
         positional: names of the arguments that may follow the colon without a name, as in `dirichlet:0.3`.
+        paper: slug of the publication, where that is known.
     """
 
     target: str
     help: str
     positional: tuple[str, ...] = ()
+    paper: str = ""
 
     def load(self) -> Any:
         """Import and return it."""
@@ -37,14 +39,12 @@ class Method(Entry):
 
     Attributes:
         state: bytes of state for a matrix [m, n] in float32, with the class's own settings; to 2% for large matrices.
-        paper: slug of the publication, if it is in the catalogue.
         needs: what it asks for beside gradients, in words; "" for nothing.
         lr: where to begin looking for a learning rate, if not at the class's own.
     """
 
     positional: tuple[str, ...] = ("lr",)
     state: Callable[[int, int], float] = lambda m, n: 8 * m * n
-    paper: str = ""
     needs: str = ""
     lr: float | None = None
 

@@ -271,8 +271,8 @@ def _wrapped(kind: str, given: str) -> tuple[str, Entry]:
     around = tuple(WRAPPERS[kind][wrapper] for wrapper in wrappers)
     whole = "+".join([*wrappers, name])
     if kind == "optimizer":
-        return whole, Wrapped(entry.target, entry.help, entry.positional, around, OPTIMIZERS[name])
-    return whole, Around(entry.target, entry.help, entry.positional, around)
+        return whole, Wrapped(entry.target, entry.help, entry.positional, wrappers=around, inner=OPTIMIZERS[name])
+    return whole, Around(entry.target, entry.help, entry.positional, wrappers=around)
 
 
 def _look_up(given: str, table: Mapping[str, Any]) -> str | None:

@@ -48,6 +48,12 @@ OPTIMIZERS: Mapping[str, Method] = {
         state=lambda m, n: 4 * m * n,
         paper="novograd",
     ),
+    "adasgd": Method(
+        "shoal.optim.adasgd:AdaSGD.rule",
+        "momentum over one second moment for the whole model",
+        state=lambda m, n: 4 * m * n + 16,
+        paper="adam-linf",
+    ),
     # -- Adam and those before it
     "adagrad": Method(
         "shoal.optim.adagrad:Adagrad.rule",
@@ -147,6 +153,11 @@ OPTIMIZERS: Mapping[str, Method] = {
         "shoal.optim.laprop:LaProp.rule", "gradients are normalised first and averaged then", paper="laprop"
     ),
     "adam-atan2": Method("shoal.optim.adam_atan2:AdamAtan2.rule", "Adam with atan2 instead of eps", paper="adam-atan2"),
+    "clipped-adam": Method(
+        "shoal.optim.coordinate_clip:ClippedAdam.rule",
+        "Adam whose first moment is of gradients without their largest coordinates",
+        paper="directional-sharpness",
+    ),
     "adamp": Method(
         "shoal.optim.adamp:AdamP.rule",
         "AdamW without the part of a step that only lengthens the weights",
@@ -275,7 +286,17 @@ OPTIMIZERS: Mapping[str, Method] = {
 }
 
 WRAPPERS: Mapping[str, Entry] = {
-    "lookahead": Entry("shoal.optim.lookahead:lookahead", "k steps forward, a part of the way back"),
-    "cautious": Entry("shoal.optim.cautious:cautious", "entries that go against the gradient stay"),
-    "xgrad": Entry("shoal.optim.xgrad:xgrad", "gradients are taken where the next step is expected to lead"),
+    "lookahead": Entry("shoal.optim.lookahead:lookahead", "k steps forward, a part of the way back", paper="lookahead"),
+    "cautious": Entry("shoal.optim.cautious:cautious", "entries that go against the gradient stay", paper="cautious"),
+    "xgrad": Entry(
+        "shoal.optim.xgrad:xgrad", "gradients are taken where the next step is expected to lead", paper="xgrad"
+    ),
+    "coordinate-clip": Entry(
+        "shoal.optim.coordinate_clip:coordinate_clip",
+        "the largest coordinates of the gradient are cut to the size of the next one",
+        paper="directional-sharpness",
+    ),
+    "rotated": Entry(
+        "shoal.optim.rotated:rotated", "the coordinates are rotated at random, and stay so", paper="adam-linf"
+    ),
 }

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 import shoal.optim
 from shoal.optim.cautious import Cautious
+from shoal.optim.coordinate_clip import CoordinateClip
 from shoal.optim.core import Optimizer, Param
 from shoal.optim.lookahead import Lookahead
+from shoal.optim.rotated import Rotated
 from shoal.optim.wrapping import Wrapper
 from shoal.optim.xgrad import XGrad
 
@@ -126,7 +128,14 @@ def cases() -> list[Case]:
         ("Lookahead", lambda o: Lookahead(o, k=2), ("SGD", "AdamW")),
         ("Cautious", Cautious, ("AdamW", "Lion")),
         ("XGrad", XGrad, ("SGD", "AdamW", "LaProp")),
+        ("CoordinateClip", lambda o: CoordinateClip(o, rho=0.3), ("SGD", "AdamW")),
+        ("Rotated", lambda o: Rotated(o, within="tensor"), ("SGD", "AdamW")),
         ("Lookahead(XGrad(Cautious", lambda o: Lookahead(XGrad(Cautious(o)), k=3), ("AdamW",)),
+        (
+            "Rotated(Lookahead(CoordinateClip",
+            lambda o: Rotated(Lookahead(CoordinateClip(o)), within="tensor"),
+            ("AdamW",),
+        ),
     ):
         for case in (known[i] for i in inner):
             result.append(Case(f"{name}({case.name}{')' * (name.count('(') + 1)}", case.cls, case.settings, wrap))

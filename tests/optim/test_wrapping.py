@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from shoal.optim.adam import Adam
 from shoal.optim.adamw import AdamW
 from shoal.optim.cautious import Cautious
+from shoal.optim.coordinate_clip import CoordinateClip
 from shoal.optim.lion import Lion
 from shoal.optim.lookahead import Lookahead
 from shoal.optim.mars import MARS
+from shoal.optim.rotated import Rotated
 from shoal.optim.sgd import SGD
 from shoal.optim.wrapping import Wrapper, decay_left
 from shoal.optim.xgrad import XGrad
@@ -33,7 +35,8 @@ WRAPPERS: dict[str, Callable[[torch.optim.Optimizer], Wrapper]] = {
     "lookahead": lambda o: Lookahead(o, k=3),
     "cautious": Cautious,
     "xgrad": XGrad,
-    "all": lambda o: Lookahead(Cautious(XGrad(o)), k=3),
+    "all": lambda o: Lookahead(Cautious(CoordinateClip(XGrad(o), rho=0.3)), k=3),
+    "rotated": lambda o: Rotated(Lookahead(o, k=3), within="tensor"),
 }
 inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
 wrap = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
@@ -231,7 +234,9 @@ def test_the_order_of_nesting_does_not_matter(inner: Make, order: tuple[int, ...
     assert same(*ends)
 
 
-@pytest.mark.parametrize("make", [lambda o: Cautious(o), lambda o: XGrad(Cautious(Lookahead(o, k=2)))])
+@pytest.mark.parametrize(
+    "make", [lambda o: Cautious(o), lambda o: XGrad(CoordinateClip(Cautious(Lookahead(o, k=2)))), Rotated]
+)
 def test_our_optimizers_and_torchs_are_wrapped_alike(make: Any) -> None:
     """Ours in their chains, torch's by the change of the parameters: the same path but for rounding."""
     for ours, theirs in (

@@ -193,7 +193,8 @@ class Bench:
     def _alike(self, one: Rule, other: Rule) -> bool:
         """Whether two rules differ in nothing but their learning rates."""
         params = self._problem.params
-        return one.seed == other.seed and all(one.plan(p).chain == other.plan(p).chain for p in params)
+        alike = one.seed == other.seed and one.frame == other.frame
+        return alike and all(one.plan(p).chain == other.plan(p).chain for p in params)
 
     @property
     def _path(self) -> Path:
@@ -271,8 +272,11 @@ class Bench:
             return row.vector
         result, problem = row.vector.clone(), self._problem
         own = row.rule.views(row.memory, problem.params)
-        for part, state in zip(problem.split(result)[0].values(), own, strict=True):
-            part.copy_(state[shown])
+        kept = [state[shown] for state in own]
+        if row.rule.frame is not None:
+            kept = row.rule.frame.back(kept)
+        for part, value in zip(problem.split(result)[0].values(), kept, strict=True):
+            part.copy_(value)
         return result
 
     def _flush(self) -> None:

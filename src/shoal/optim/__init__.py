@@ -16,12 +16,14 @@ from shoal.optim.adamax import AdaMax
 from shoal.optim.adamod import AdaMod
 from shoal.optim.adamp import SGDP, AdamP
 from shoal.optim.adamw import SGDW, AdamW
+from shoal.optim.adasgd import AdaSGD, ScalarScaling
 from shoal.optim.adopt import ADOPT
 from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.apollo import APOLLO, APOLLOMini
 from shoal.optim.badam import BAdam
 from shoal.optim.cautious import Cautious, CautiousMask
 from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
+from shoal.optim.coordinate_clip import ClippedAdam, CoordinateClip, CoordinateClipping
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from shoal.optim.d_adaptation import DAdaptAdam, DAdaptSGD
@@ -42,6 +44,7 @@ from shoal.optim.radam import RAdam
 from shoal.optim.ranger21 import Ranger21
 from shoal.optim.recombined import chain
 from shoal.optim.rmsprop import RMSProp
+from shoal.optim.rotated import Rotated, RotatedFrame, Rotation
 from shoal.optim.sania import SANIA
 from shoal.optim.schedules import (
     Schedule,
@@ -81,6 +84,7 @@ __all__ = [
     "AdaLomo",
     "AdaMax",
     "AdaMod",
+    "AdaSGD",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -96,6 +100,9 @@ __all__ = [
     "Cautious",
     "CautiousMask",
     "Chain",
+    "ClippedAdam",
+    "CoordinateClip",
+    "CoordinateClipping",
     "CorrectedVelocity",
     "CoupledAdam",
     "DAdaptAdam",
@@ -123,7 +130,11 @@ __all__ = [
     "RAdam",
     "RMSProp",
     "Ranger21",
+    "Rotated",
+    "RotatedFrame",
+    "Rotation",
     "Rule",
+    "ScalarScaling",
     "Schedule",
     "Slot",
     "SlowWeights",

@@ -68,12 +68,10 @@ def lookahead(rule: Rule, k: int = 5, alpha: float = 0.5) -> Rule:
     slow = SlowWeights(*_checked(k, alpha))
 
     def links(chain: Chain) -> Chain:
-        real = (
-            1 if chain and isinstance(chain[0], PredictedWeights) else 0
-        )  # behind it parameters hold the real weights
+        real = int(bool(chain) and isinstance(chain[0], PredictedWeights))  # behind it parameters hold the real weights
         return *chain[:real], slow, *chain[real:]
 
-    return Rule(rule.name, rule.lr, lambda param: links(rule.plan(param).chain), rule.seed)
+    return rule.relinked(lambda param: links(rule.plan(param).chain))
 
 
 class Lookahead(Wrapper):

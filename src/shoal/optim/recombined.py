@@ -37,7 +37,7 @@ def chain(*links: Link, lr: float = 1e-3, name: str = "Chained") -> type[Optimiz
     for link in links:
         if isinstance(link, type) and issubclass(link, Optimizer) and "lr" in link.arguments:
             parts.append(link.rule())
-        elif isinstance(link, Transform | Rule):
+        elif isinstance(link, Transform) or (isinstance(link, Rule) and link.frame is None):
             parts.append(link)
         else:
             raise ValueError(f"links: got {link!r}; transforms, rules and optimizer classes are allowed")

@@ -1,11 +1,12 @@
-"""Optimizers around optimizers: what Lookahead, Cautious and XGrad share.
+"""Optimizers around optimizers: what CoordinateClip, Cautious, XGrad, Lookahead and Rotated share.
 
 A wrapper holds another optimizer and has no parameters, groups, state or defaults but that one's. Schedulers, gradient
 scalers and whoever else takes an optimizer see the inner one's, whichever of the two they were given. What a wrapper
 keeps for itself goes into `state_dict` among the state of each parameter, below its own name: "lookahead.slow".
 
-Wrappers act in one order, however they are nested: the update is masked (Cautious), the step is taken, the weights
-after it are predicted (XGrad), the slow weights follow (Lookahead).
+Wrappers act in one order, however they are nested: parameters and gradients are turned (Rotated), gradients are clipped
+(CoordinateClip), the update is masked (Cautious), the step is taken, the weights after it are predicted (XGrad), the
+slow weights follow (Lookahead), parameters are turned back (Rotated).
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ class Wrapper(torch.optim.Optimizer):
         inner: the optimizer that was given.
         evaluating: whether parameters hold the weights to evaluate (`eval`).
         place: where it acts: lower ones nearer to the step.
-        ahead: whether gradients are taken elsewhere than at the weights that the step starts from.
+        ahead: whether a closure is called before anything acts: gradients are taken elsewhere than at the weights that
+            the step starts from, or something happens to them.
+        outermost: whether other wrappers must stand inside.
 
     Raises:
-        ValueError: `optimizer` is not one.
+        ValueError: `optimizer` is not one, or it is a wrapper that must be the outermost.
     """
 
     place: ClassVar[int] = 0
     ahead: ClassVar[bool] = False
+    outermost: ClassVar[bool] = False
 
     inner: torch.optim.Optimizer
     evaluating: bool
@@ -43,6 +47,9 @@ class Wrapper(torch.optim.Optimizer):
     def __init__(self, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"optimizer: got {type(optimizer).__name__}; a torch.optim.Optimizer is allowed")
+        if isinstance(optimizer, Wrapper) and optimizer.outermost:
+            name = type(optimizer).__name__
+            raise ValueError(f"optimizer: got {name}, around which nothing stands; {name}(...) of this one is allowed")
         # torch's own way to make an optimizer out of parts: hooks and profiling are set up, no groups are added
         self.__setstate__({"inner": optimizer, "evaluating": False, "_aside": {}, **settings})
 
@@ -149,6 +156,8 @@ class Wrapper(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
             closure = None
+            if self.needs_loss:
+                further["loss"] = loss
         for layer in reversed(layers):
             layer.before(layers)
         if closure is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,18 @@ class Param:
     shape: Shape
 
 
+class Frame(Protocol):
+    """Other coordinates of all parameters of a model together: a change of them that keeps lengths and angles."""
+
+    def to(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Parameters, or gradients, in these coordinates: new tensors of the same shapes."""
+        ...
+
+    def back(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The way back."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rule:
     """p <- p - lr u, with u the gradient after a chain of transforms.
@@ -48,12 +60,14 @@ class Rule:
         lr: default learning rate.
         links: the chain, or a function that gives the chain for a parameter.
         seed: for transforms that draw random numbers.
+        frame: coordinates in which the steps are taken; None: those of the parameters.
     """
 
     name: str
     lr: float
     links: Chain | Callable[[Param], Chain] = ()
     seed: int = 0
+    frame: Frame | None = None
     _plans: dict[Param, Plan] = field(default_factory=dict, repr=False, compare=False)
     _chains: dict[Chain, Chain] = field(default_factory=dict, repr=False, compare=False)
 
@@ -68,7 +82,7 @@ class Rule:
 
     def element_wise(self, params: Iterable[Param]) -> bool:
         """Whether every entry of every parameter is stepped by itself."""
-        return all(self.plan(param).granularity == "element" for param in params)
+        return self.frame is None and all(self.plan(param).granularity == "element" for param in params)
 
     def needs_loss(self, params: Iterable[Param]) -> bool:
         """Whether `step` must be told the loss."""
@@ -80,7 +94,11 @@ class Rule:
 
     def then(self, *links: Transform, ahead: tuple[Transform, ...] = ()) -> Rule:
         """The rule with more transforms at the end of its chain, or at the front of it."""
-        return Rule(self.name, self.lr, lambda param: (*ahead, *self.plan(param).chain, *links), self.seed)
+        return self.relinked(lambda param: (*ahead, *self.plan(param).chain, *links))
+
+    def relinked(self, links: Chain | Callable[[Param], Chain]) -> Rule:
+        """The rule with other links."""
+        return Rule(self.name, self.lr, links, self.seed, self.frame)
 
     # -- memory: flat vectors, one a slot, over all parameters that have it -----------------------------------
 
@@ -93,7 +111,8 @@ class Rule:
         """
         start = self.seed if seed is None else seed
         parts: dict[str, list[Tensor]] = {}
-        for i, (name, p) in enumerate(parameters.items()):
+        tensors = list(parameters.values())
+        for i, (name, p) in enumerate(zip(parameters, self.frame.to(tensors) if self.frame else tensors, strict=True)):
             for key, value in self.plan(Param(name, tuple(p.shape))).fresh(p, key_of(start, "optimizer", i)).items():
                 parts.setdefault(key, []).append(value.reshape(-1))
         return {key: torch.cat(values) for key, values in parts.items()}
@@ -144,12 +163,21 @@ class Rule:
         assert not isinstance(lr, Tensor)
         shared: dict[int, list[Scalars]] = {}
         items = []
+        held = parameters
+        if self.frame:
+            parameters, gradients = self.frame.to(held), self.frame.to(gradients)
         for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
             scalars = shared.get(id(plan.chain))
             if scalars is None:
                 scalars = shared[id(plan.chain)] = plan.scalars(t, lr, loss)
             items.append(Item(plan, p, g, own, scalars))
         step_items(items)
+        self._put_back(parameters, held)
+
+    def _put_back(self, stepped: Sequence[Tensor], held: Sequence[Tensor]) -> None:
+        if self.frame:
+            for p, q in zip(held, self.frame.back(stepped), strict=True):
+                p.copy_(q)
 
     def _step_stacked(
         self,
@@ -169,7 +197,7 @@ class Rule:
                 shared[key] = plan.numbers(t, lr, p.dtype, loss)
             return shared[key]
 
-        if all(plan.granularity == "element" for plan in plans):
+        if self.frame is None and all(plan.granularity == "element" for plan in plans):
             large: dict[tuple[int, float, float], list[Scalars]] = {}
             for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
                 if plan.chain and p[0].numel() > LARGE:
@@ -181,12 +209,16 @@ class Rule:
             return
 
         def one(ps: list[Tensor], gs: list[Tensor], states: list[Memory], cs: list[list[dict[str, Tensor]]]) -> None:
+            held = ps
+            if self.frame:
+                ps, gs = self.frame.to(held), self.frame.to(gs)
             step_items(
                 [
                     Item(plan, p, g, own, [SimpleNamespace(**part) for part in named])
                     for plan, p, g, own, named in zip(plans, ps, gs, states, cs, strict=True)
                 ]
             )
+            self._put_back(ps, held)
 
         named = [numbers(plan, p) for plan, p in zip(plans, parameters, strict=True)]
         torch.func.vmap(one, out_dims=None)(list(parameters), list(gradients), list(state), named)
@@ -235,7 +267,7 @@ class Plan:
         unwritten = type(last).apply is Quotient.apply and not self.rated and not self._after
         self._quotient = last if isinstance(last, Quotient) and unwritten else None
 
-    @cached_property
+    @functools.cached_property
     def _settings(self) -> list[dict[str, float]]:
         return [transform.settings() for transform in self.chain]
 
@@ -416,18 +448,18 @@ def _step_together(items: Sequence[Item]) -> None:
     scalars = [[SimpleNamespace(**vars(part)) for part in item.scalars] for item in items]
     position = 0
     for stop in stops:
-        totals: dict[str, Tensor] = {}
+        measures: dict[str, list[Tensor]] = {}
         for i, (item, (q, g, states)) in enumerate(zip(items, ready, strict=True)):
             updates[i] = item.plan.transform(updates[i], q, g, states, scalars[i], position, stop)
             measured = item.plan.chain[stop].measure(updates[i], q, g, states[stop], scalars[i][stop])
             for name, value in measured.items():
-                if name in totals:
-                    join = torch.maximum if name.startswith("max_") else torch.add
-                    value = join(totals[name], value.to(totals[name].device))
-                totals[name] = value
+                measures.setdefault(name, []).append(value)
+        whole = {name: _joined(name, measures.pop(name)) for name in list(measures) if name.startswith("all_")}
+        totals = {name: _joined(name, values) for name, values in measures.items()}
         for (q, _, _), numbers in zip(ready, scalars, strict=True):
             vars(numbers[stop]).update({name: value.to(q.device) for name, value in totals.items()})
-        found = items[0].plan.chain[stop].settle(ready[0][2][stop], scalars[0][stop])
+        settling = SimpleNamespace(**vars(scalars[0][stop]), **whole)
+        found = items[0].plan.chain[stop].settle(ready[0][2][stop], settling)
         for item, (q, _, states), numbers in zip(items, ready, scalars, strict=True):
             vars(numbers[stop]).update({name: value.to(q.device) for name, value in found.items()})
             for name in item.plan.shares[stop]:
@@ -439,3 +471,12 @@ def _step_together(items: Sequence[Item]) -> None:
         item.plan.finish(u, q, g, states, scalars[i])
         if q is not item.p:
             item.p.copy_(q)
+
+
+def _joined(name: str, values: list[Tensor]) -> Tensor:
+    """What all parameters measured under one name, on the first one's device."""
+    first, *others = values
+    here = [first, *(value.to(first.device) for value in others)]
+    if name.startswith("all_"):
+        return torch.cat([value.flatten() for value in here])
+    return functools.reduce(torch.maximum if name.startswith("max_") else torch.add, here)

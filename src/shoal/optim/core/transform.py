@@ -99,7 +99,8 @@ class Transform:
     def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
         """Granularity "model" only: numbers that `apply` gets in `c`, summed over all parameters.
 
-        Of those whose names begin with "max_" it gets the largest.
+        Of those whose names begin with "max_" it gets the largest. Tensors whose names begin with "all_" are laid end
+        to end, [d], and `settle` alone gets them.
         """
         return {}
 

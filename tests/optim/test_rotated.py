@@ -1,0 +1,168 @@
+"""Rotations: orthogonal, keyed, mixing; optimizers in rotated coordinates against the same with R written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shoal.optim.adam import Adam
+from shoal.optim.adamw import AdamW
+from shoal.optim.cautious import Cautious, cautious
+from shoal.optim.lion import Lion
+from shoal.optim.lookahead import Lookahead, lookahead
+from shoal.optim.recombined import chain
+from shoal.optim.rotated import Rotated, Rotation, rotated
+from shoal.optim.sgd import SGD
+from shoal.optim.xgrad import XGrad
+from shoal.tensors.random import normal
+from tests.optim.stacking import assert_stacks
+from tests.optim.wrapped import Wrapped
+
+SIZES = [1, 2, 7, 16, 17, 50, 101, 300]
+
+
+def matrix(rotation: Rotation) -> Tensor:
+    """R written out, [n, n]."""
+    return torch.stack([rotation(e) for e in torch.eye(rotation.n, dtype=torch.float64)], 1)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("side", [1, 4, 16, 256])
+def test_a_rotation_is_orthogonal_and_its_way_back_the_transpose(n: int, side: int) -> None:
+    rotation = Rotation(n, 5, side)
+    r = matrix(rotation)
+    torch.testing.assert_close(r @ r.T, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-12)
+    x = normal(1, n, dtype=torch.float64)
+    torch.testing.assert_close(rotation.back(x), r.T @ x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(rotation.back(rotation(x)), x, rtol=0, atol=1e-12)
+
+
+def test_the_key_decides() -> None:
+    x = normal(1, 30)
+    assert torch.equal(Rotation(30, 5)(x), Rotation(30, 5)(x))
+    assert not torch.allclose(Rotation(30, 5)(x), Rotation(30, 6)(x))
+
+
+def test_every_coordinate_goes_into_as_many_others_as_there_are_in_its_stretch() -> None:
+    r = matrix(Rotation(300, 2, 8)).abs() > 1e-12  # four stretches of 8 x 8, 6 x 7, and 2
+    assert sorted(set(r.sum(0).tolist())) == [2, 42, 64]
+    assert (matrix(Rotation(50, 2)).abs() > 1e-12).all()
+
+
+def test_a_dense_rotation_is_spread_as_haars_measure_is() -> None:
+    """Squares of an entry have mean 1 / n and, for n = 3, are those of a uniform number in [-1, 1]."""
+    entries = torch.stack([matrix(Rotation(3, k)).flatten() for k in range(800)])
+    assert float((entries.square().mean(0) - 1 / 3).abs().max()) < 0.04
+    assert float((entries.abs() < 0.5).double().mean() - 0.5) == pytest.approx(0.0, abs=0.03)
+
+
+def path(optimizer: Any, p: nn.Parameter, h: Tensor, steps: int = 30) -> Tensor:
+    for _ in range(steps):
+        p.grad = h @ p.detach()
+        optimizer.step()
+    return p.detach()
+
+
+@pytest.mark.parametrize("make", [Adam, Lion, torch.optim.Adam])
+def test_a_rotated_optimizer_is_the_optimizer_on_the_rotated_loss(make: Any) -> None:
+    n, h = 20, normal(3, (20, 20), dtype=torch.float64)
+    h, start = h @ h.T, normal(4, 20, dtype=torch.float64)
+    p, y = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizer = Rotated(make([p], lr=0.05), rotation_seed=9)
+    r = matrix(Rotation(n, _own(9)))
+    y.data.copy_(r @ start)
+    ours = path(optimizer, p, h)
+    theirs = r.T @ path(make([y], lr=0.05), y, r @ h @ r.T)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+    plain = nn.Parameter(start.clone())
+    assert not torch.allclose(ours, path(make([plain], lr=0.05), plain, h), atol=1e-2)
+
+
+def _own(seed: int) -> int:
+    from shoal.tensors.random import key
+
+    return key(seed, "rotation")
+
+
+@pytest.mark.parametrize("within", ["model", "tensor"])
+def test_sgd_takes_the_same_steps(within: str) -> None:
+    ends = []
+    for wrap in (lambda o: o, lambda o: Rotated(o, within=within)):
+        ps = [nn.Parameter(normal(i, 9, dtype=torch.float64)) for i in range(2)]
+        optimizer = wrap(SGD(ps, lr=0.1, momentum=0.9, weight_decay=0.2))
+        for step in range(20):
+            for i, p in enumerate(ps):
+                p.grad = torch.cos(p.detach() + step + i)
+            optimizer.step()
+        ends.append(torch.cat([p.detach() for p in ps]))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+
+
+def test_within_the_model_a_missing_gradient_is_a_gradient_of_zero() -> None:
+    ends = []
+    for missing in (None, torch.zeros(4, dtype=torch.float64)):
+        ps = [nn.Parameter(normal(i, 4, dtype=torch.float64)) for i in range(2)]
+        optimizer = Rotated(Adam(ps, lr=0.1))
+        for _ in range(3):
+            ps[0].grad, ps[1].grad = torch.ones(4, dtype=torch.float64), missing
+            optimizer.step()
+        ends.append(torch.cat([p.detach() for p in ps]))
+        assert ps[1].grad is missing
+    assert torch.equal(*ends)
+
+
+def test_slow_weights_are_shown_in_the_models_coordinates() -> None:
+    """SGD does not feel the rotation, and so neither do its slow weights."""
+    shown = []
+    for wrap in (lambda o: o, Rotated):
+        ps = [nn.Parameter(normal(i, 5, dtype=torch.float64)) for i in range(2)]
+        optimizer: Any = wrap(Lookahead(SGD(ps, lr=0.1), k=3))  # type: ignore[operator]
+        for step in range(8):
+            for i, p in enumerate(ps):
+                p.grad = torch.cos(p.detach() + step + i)
+            optimizer.step()
+        before = [p.detach().clone() for p in ps]
+        optimizer.eval()
+        shown.append(torch.cat([p.detach() for p in ps]))
+        optimizer.train()
+        assert all(torch.equal(p, q) for p, q in zip(ps, before, strict=True))
+    torch.testing.assert_close(*shown, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("within", ["model", "tensor"])
+@pytest.mark.parametrize("cls", [SGD, AdamW])
+def test_stacked_peers_go_the_way_of_separate_ones(cls: Any, within: str) -> None:
+    wrapped: Any = Wrapped(cls, lambda o: Rotated(o, within=within), lambda rule: rotated(rule, within=within))
+    assert_stacks(wrapped, {"lr": 0.02, "weight_decay": 0.1})
+
+
+def test_what_goes_around_a_rotated_rule_acts_in_its_coordinates() -> None:
+    wrapped: Any = Wrapped(
+        AdamW,
+        lambda o: Rotated(Lookahead(Cautious(o), k=3)),
+        lambda rule: lookahead(cautious(rotated(rule)), k=3),
+    )
+    assert_stacks(wrapped, {"lr": 0.02, "weight_decay": 0.1})
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    p = [nn.Parameter(torch.zeros(3))]
+    for make, message in (
+        (lambda: Rotated(XGrad(SGD(p))), "optimizer: got an XGrad"),
+        (lambda: Cautious(Rotated(SGD(p))), "optimizer: got Rotated, around which nothing stands"),
+        (lambda: rotated(rotated(SGD.rule())), "rule: got one in coordinates of its own"),
+        (lambda: chain(rotated(SGD.rule())), "links: got Rule"),
+        (lambda: Rotated(SGD(p), within="row"), "within: got 'row'"),
+        (lambda: Rotated(SGD(p), rotation_seed=-1), "seed: got -1"),
+        (lambda: rotated(SGD.rule(), side=0), "side: got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    optimizer = Rotated(SGD(p, momentum=0.9))
+    p[0].grad = torch.ones(3)
+    optimizer.step()
+    with pytest.raises(ValueError, match="param_group: got one after the first step"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
