@@ -237,7 +237,7 @@ def diagnose(
     ] = None,
     steps: Annotated[int, _option("Steps of the training (default: 100).")] = 100,
     batch: Annotated[int, _option("Samples a step (default: 64).")] = 64,
-    samples: Annotated[int, _option("Samples that curvature is measured on (default: 512).")] = 512,
+    samples: Annotated[int, _option("Samples that curvature is measured on (default: 256).")] = 256,
     seed: Annotated[int, _option("Seed of everything (default: 0).", "--seed", "-s")] = 0,
     device: Annotated[str, _option("Torch device (default: cpu).")] = "cpu",
     out: Annotated[Path, _option("Folder to write to (default: diagnosis).")] = Path("diagnosis"),

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import shoal
-from shoal.diagnosis.measures import MEASURES, Bench, NotApplicable
+from shoal.diagnosis.measures import FED, MEASURES, Bench, Followed, NotApplicable
 from shoal.diagnosis.subject import Subject, subject
 from shoal.instruments.stepping import Stepper
 from shoal.interrupt import deferred
@@ -81,7 +81,7 @@ def diagnose(
     lr: float | None = None,
     steps: int = 100,
     batch: int = 64,
-    samples: int = 512,
+    samples: int = 256,
     only: Sequence[str] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -143,8 +143,8 @@ class _Running:
 
     def go(self, chosen: Sequence[str], steps: int, batch: int, samples: int, seed: int) -> None:
         """Train, then measure."""
-        looks = self._train(steps, batch, seed)
-        bench = Bench(self._about, looks, steps, batch, samples, seed, self._moved)
+        looks, followed = self._train(steps, batch, seed, followed="directions" in chosen)
+        bench = Bench(self._about, looks, followed, steps, batch, samples, seed, self._moved)
         for name in chosen:
             bench.stage = name
             try:
@@ -162,10 +162,19 @@ class _Running:
         if self._out is not None and self.diagnosis.training:
             write_diagnosis(json.loads(self.diagnosis.to_json()), self._out)
 
-    def _train(self, steps: int, batch: int, seed: int) -> list[tuple[int, nn.Module]]:
-        """Copies of the model along the training, the first of before it."""
+    def _train(
+        self, steps: int, batch: int, seed: int, *, followed: bool
+    ) -> tuple[list[tuple[int, nn.Module]], Followed | None]:
+        """Copies of the model along the training, the first of before it; and where other rules would have gone."""
         about, data = self._about, self._about.data
-        stepper = Stepper(about.model(seed), about.task.loss, about.rule, key(seed, "optimizer"))
+        model = about.model(seed)
+        others = Followed(about, model) if followed else None
+
+        def watch(gradients: list[Tensor]) -> None:
+            if others is not None and steps - stepper.steps <= FED:
+                others.feed(gradients)
+
+        stepper = Stepper(model, about.task.loss, about.rule, key(seed, "optimizer"), watch)
         marks = sorted({round(i * steps / (LOOKS - 1)) for i in range(LOOKS)})
         looks, losses = [], []
         for t in range(steps + 1):
@@ -184,7 +193,7 @@ class _Running:
             "diverged": len(losses) < steps or not stepper.finite,
         }
         self.diagnosis = replace(self.diagnosis, training=training)
-        return looks
+        return looks, others
 
     def _moved(self, stage: str, done: int, total: int) -> None:
         self._tell(Progress(stage, done, total))

@@ -10,20 +10,52 @@ import torch
 from torch import Tensor, nn
 
 from shoal.diagnosis.subject import Subject
-from shoal.instruments import Surface, lanczos
+from shoal.instruments import Shadows, Surface, lanczos, row_scales, usual_rules
+from shoal.instruments import directions as directions_at
 from shoal.instruments.frequencies import FOUR, frequency_curves
 from shoal.instruments.noise import SGDLaw, SignLaw, drawn_sign_rate, gradient_statistics, hessian_diagonal
 from shoal.instruments.opposing import alignment, full_batch_path, jump, opposing_groups
 from shoal.learning import Contender
 from shoal.learning.data import Data
-from shoal.optim import Momentum, Rule
+from shoal.optim import Momentum, Param, Rule
 from shoal.tensors.random import integers, key, permutation
 
-LABELS = 4096  # that curvature is measured on at most: a text has several a sample
-PRODUCTS = 30  # with the Hessian, for its largest eigenvalue
-DRAWS = 6  # batches of each size
-PROBES = 16  # of the Hessian's diagonal
+LABELS = 2048  # that curvature is measured on at most: a text has several a sample
+PRODUCTS = 20  # with the Hessian, for its largest eigenvalue
+DRAWS = 4  # batches of each size
+PROBES = 12  # of the Hessian's diagonal
+CAUCHY = 25  # draws for the (1,1)-norm
+PER_TICK = 64  # samples whose gradients take about as long as a product
+FED = 30  # last steps whose gradients other optimizers are fed
 SHOWN = 8  # samples of each opposing group that are shown
+
+
+RULES = ("SGD", "clipped SGD", "normalised SGD", "sign", "Lion", "Adam", "clipped Adam")
+
+
+class Followed:
+    """Where other optimizers would go if they had the gradients of this training.
+
+    Attributes:
+        updates: name -> what each would add to the parameters at the last point, float64 [d].
+        at: that point [d].
+    """
+
+    def __init__(self, about: Subject, model: nn.Module) -> None:
+        self._surface = Surface(model, about.task.loss, about.data.inputs[:1], about.data.targets[:1])
+        params = [Param(name, tuple(shape)) for name, shape in self._surface.shapes.items()]
+        known = usual_rules()
+        rules = {name: known[name] for name in RULES}
+        if not about.rule.needs_loss(params):
+            rules = {f"yours: {about.optimizer}": about.rule, **rules}
+        self._shadows = Shadows(self._surface, rules)
+        self.updates: dict[str, Tensor] = {}
+        self.at = self._surface.vector()
+
+    def feed(self, gradients: list[Tensor]) -> None:
+        """Take in the gradients of the training's next step."""
+        self.at = self._surface.vector()
+        self.updates = self._shadows.feed(torch.cat([g.flatten() for g in gradients]), self.at)
 
 
 class NotApplicable(ValueError):
@@ -37,6 +69,7 @@ class Bench:
     Attributes:
         about: task and optimizer.
         looks: steps, and the model as it was then.
+        followed: where other optimizers would have gone, if that was followed.
         steps, batch, samples, seed: settings.
         tell: called with the stage, and what is done of what.
         stage: the instrument at work.
@@ -44,6 +77,7 @@ class Bench:
 
     about: Subject
     looks: list[tuple[int, nn.Module]]
+    followed: Followed | None
     steps: int
     batch: int
     samples: int
@@ -105,8 +139,6 @@ def top_eigenvalue(surface: Surface, tick: Callable[[], None]) -> tuple[float, f
 
 def stability(rule: Rule, model: nn.Module) -> float | None:
     """The curvature beyond which full-batch steps grow: 2/lr of gradient descent, (2 + 2 mu)/lr with momentum mu."""
-    from shoal.optim import Param
-
     params = [Param(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     chains = {rule.plan(param).chain for param in params}
     if chains == {()}:
@@ -119,21 +151,66 @@ def stability(rule: Rule, model: nn.Module) -> float | None:
     return (2.0 + 2.0 * link.mu) / rule.lr if plain else None
 
 
+def directions(bench: Bench) -> dict[str, Any]:
+    """The loss along the updates of several optimizers, at the last step of the training."""
+    followed, (_, model) = bench.followed, bench.looks[-1]
+    if followed is None or not followed.updates:
+        raise NotApplicable("the training ended before it was followed")
+    surface = bench.surface(model, bench.few)
+    found = directions_at(surface, followed.updates, followed.at)
+    bench.tell(bench.stage, 1, 1)
+    return {
+        name: {
+            "sharpness": direction.sharpness,
+            "slope": direction.slope,
+            "step": direction.best_step,
+            "decrease": direction.best_decrease,
+        }
+        for name, direction in found.items()
+    }
+
+
+def smoothness(bench: Bench) -> dict[str, Any]:
+    """The (1,1)-norm of the Hessian, and its largest absolute eigenvalue times d, at the end."""
+    (step, model) = bench.looks[-1]
+    surface = bench.surface(model, bench.few)
+    tick = bench.begin(CAUCHY + 2 * PRODUCTS)
+
+    def product(v: Tensor) -> Tensor:
+        for _ in range(len(v) if v.dim() == 2 else 1):
+            tick()
+        return surface.hvp(v)
+
+    rows = row_scales(product, surface.vector(), draws=CAUCHY, seed=bench.seed, together=4)
+    both = min(1, surface.size - 1)
+    limit = max(2, min(2 * PRODUCTS, surface.size))
+    ends = lanczos(product, surface.vector(), bottom=both, tolerance=0.02, products=limit).values
+    largest = float(ends.abs().max())
+    return {
+        "step": step,
+        "norm": rows.norm,
+        "norm_by_quartiles": rows.norm_by_quartiles,
+        "size": surface.size,
+        "largest": largest,
+        "advantage": surface.size * largest / rows.norm if rows.norm else math.nan,
+    }
+
+
 def noise(bench: Bench) -> dict[str, Any]:
     """Noise scales, and the best learning rate at each batch size, in the first half and at the end."""
     data, few = bench.rows(4 * bench.samples), bench.few
     looks = [bench.looks[i] for i in sorted({min(1, len(bench.looks) - 1), len(bench.looks) - 1})]
     batches = [4**i for i in range(20) if 4**i <= len(data)]
-    tick = bench.begin(len(looks) * (len(data) + PROBES + (1 + DRAWS) * len(batches) + 10))
+    tick = bench.begin(len(looks) * (-(-len(data) // PER_TICK) + PROBES + (1 + DRAWS) * len(batches) + 10))
     found = []
     for step, model in looks:
         done = 0
 
         def told(count: int) -> None:
             nonlocal done
-            for _ in range(count - done):
+            while done + PER_TICK <= count:
+                done += PER_TICK
                 tick()
-            done = count
 
         statistics = gradient_statistics(
             model, bench.about.task.loss, data.inputs, data.targets, seed=bench.seed, tell=told
@@ -182,7 +259,7 @@ def frequencies(bench: Bench) -> dict[str, Any]:
     found = frequency_curves(
         task,
         contenders,
-        steps=min(bench.steps, 60),
+        steps=min(bench.steps, 50),
         batch=bench.batch,
         samples=LABELS,
         seed=bench.seed,
@@ -204,7 +281,7 @@ def opposing(bench: Bench) -> dict[str, Any]:
     if len(data) < 8:
         raise NotApplicable(f"there are only {len(data)} samples")
     model, task = about.model(bench.seed), about.task
-    steps, every = bench.steps, max(1, bench.steps // 8)
+    steps, every = bench.steps, max(1, bench.steps // 6)
     tick = bench.begin(2 * steps + PRODUCTS * (steps // every + 1))
 
     def top(module: nn.Module) -> float:
@@ -270,6 +347,8 @@ def _group(losses: Tensor, output: Tensor, rows: Tensor, data: Data, step: int) 
 
 MEASURES: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "sharpness": sharpness,
+    "directions": directions,
+    "smoothness": smoothness,
     "noise": noise,
     "frequencies": frequencies,
     "opposing": opposing,

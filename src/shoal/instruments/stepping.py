@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,22 @@ class Stepper:
         loss: `loss(output, target) -> [B]`.
         rule: how.
         seed: for rules that draw random numbers.
+        watch: called with the gradients of each step, before it.
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, rule: Rule, seed: int = 0) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        rule: Rule,
+        seed: int = 0,
+        watch: Callable[[list[Tensor]], object] = lambda gradients: None,
+    ) -> None:
         self.module, self.loss, self.rule = module.eval(), loss, rule
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         self.params = [Param(name, tuple(p.shape)) for name, p in named.items()]
-        self.steps = 0
+        self.steps, self._watch = 0, watch
         self._state = rule.views(rule.memory({name: p.detach() for name, p in named.items()}, seed), self.params)
         self._tells = rule.needs_loss(self.params)
 
@@ -47,6 +56,7 @@ class Stepper:
             gradients = apart(
                 [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, found, strict=True)]
             )
+            self._watch(gradients)
             self.steps += 1
             told = value if self._tells else None
             with torch.no_grad():

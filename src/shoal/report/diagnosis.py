@@ -154,6 +154,78 @@ def _sharpness(found: Found, content: Found) -> Section:
     return Section("Sharpness", sentence, [("", picture)], legend, note=note)
 
 
+def _directions(found: Found, content: Found) -> Section:
+    names = list(found)
+    with blank(10.0, 0.9 + 0.26 * len(names)) as figure:
+        first = None
+        for i, (which, title) in enumerate(
+            (("sharpness", "directional sharpness"), ("decrease", "best decrease of the loss by one step"))
+        ):
+            axes = figure.add_subplot(1, 2, i + 1, sharey=first)
+            first = first or axes
+            values = _numbers([found[name][which] for name in names])
+            colors = [PALETTE[1] if name.startswith("yours") else HEAT for name in names]
+            axes.barh(range(len(names)), np.nan_to_num(values), color=colors, height=0.62)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            axes.grid(axis="y", visible=False)
+            axes.grid(axis="x", visible=True)
+            if (
+                values[values > 0].size
+                and np.nanmax(values) > 50 * np.nanmedian(np.abs(values))
+                and np.nanmin(values) > 0
+            ):
+                axes.set_xscale("log")
+            axes.set_title(title, loc="left")
+            if i:
+                axes.tick_params(labelleft=False)
+        picture = svg(figure, "directional sharpness and best decrease by optimizer")
+    known = {name: found[name]["decrease"] for name in names if found[name]["decrease"] is not None}
+    flat = min(names, key=lambda name: abs(found[name]["sharpness"]))
+    sentence = f"The loss is flattest along the update of {flat}"
+    if known:
+        best = max(known, key=lambda name: known[name])
+        sentence += f"; a step of the best length lowers it most along that of {best}, by {digits(known[best])}"
+    rows = [
+        [name, *(digits(found[name][which]) for which in ("sharpness", "slope", "step", "decrease"))] for name in names
+    ]
+    return Section(
+        "Along the updates",
+        f"{sentence}.",
+        [("", picture)],
+        wide=True,
+        heads=("update of", "directional sharpness", "slope", "best length", "best decrease"),
+        rows=rows,
+        note="At the last step, by the quadratic model, of updates at length 1: all optimizers were fed the gradients of the "
+        "last 30 steps of this training. A dash: the loss bends down along that update, so that no length is best.",
+    )
+
+
+def _smoothness(found: Found, content: Found) -> Section:
+    scaled = found["size"] * found["largest"]
+    rows = [
+        ["sum of the Hessian's absolute entries, for Adam and sign descent", digits(found["norm"])],
+        ["d times its largest absolute eigenvalue, for SGD", digits(scaled)],
+        ["ratio", digits(found["advantage"])],
+    ]
+    ratio = found["advantage"]
+    sentence = (
+        "The Hessian is 0."
+        if ratio is None
+        else f"In the infinity norm the loss is {digits(ratio)} times as smooth as d times its largest eigenvalue would allow: "
+        + (
+            "that favours steps by coordinate, as Adam's."
+            if ratio > 1
+            else "steps by coordinate have no advantage here."
+        )
+    )
+    note = (
+        "At the end of the training; the sum by draws of Cauchy numbers, another estimate of it is "
+        f"{digits(found['norm_by_quartiles'])}."
+    )
+    return Section("Smoothness", sentence, [], heads=("bound", "value"), rows=rows, note=note)
+
+
 def _noise(found: Found, content: Found) -> Section:
     batches, looks, batch = found["batches"], found["looks"], content["settings"]["batch"]
     kinds = (("drawn", "sign-like (Adam), measured"), ("sign", "sign-like, the surge law"), ("sgd", "SGD"))
@@ -188,8 +260,8 @@ def _noise(found: Found, content: Found) -> Section:
         for look in looks
     ]
     note = (
-        f"From the gradients of {found['samples']:,} single samples, and products with the Hessian. All are of one step from "
-        "where the model is, by the quadratic model of the loss: rates of a whole training are smaller, as a rule. Measured: "
+        f"From the gradients of {found['samples']:,} single samples, and products with the Hessian. All are of one step "
+        "from where the model is, by the quadratic model of the loss: rates of a whole training are smaller, as a rule. Measured: "
         "with the signs of drawn batches; the law takes the signs of coordinates to be independent. Dotted: the batch of this "
         "training. A dash: the loss bends down, so that no rate is best."
     )
@@ -371,6 +443,8 @@ def _thumbnails(found: Found) -> str:
 
 SECTIONS: Mapping[str, Callable[[Found, Found], Section]] = {
     "sharpness": _sharpness,
+    "directions": _directions,
+    "smoothness": _smoothness,
     "noise": _noise,
     "frequencies": _frequencies,
     "opposing": _opposing,
