@@ -9,9 +9,9 @@ Criteria, fixed before the run:
 
 1. The linear network of two layers on the population loss, float64, alpha |beta| = 100: at a rate of 0.008
    (2/rate = 250) the top eigenvalue rises to 100 within 3%, and the loss never rises.
-2. There, at a rate of 0.026 (2/rate = 77): the eigenvalue passes 77, the loss rises at least threefold within 20 steps
-   afterwards, the losses of the two kinds of outliers move apart by at least 5% in opposite directions, and the
-   eigenvalue ends below 77.
+2. There, at a rate of 0.026 (2/rate = 77): the eigenvalue passes 77, the loss rises at least threefold within 20
+   steps afterwards, to more than 0.1, the losses of the two kinds of outliers move apart by at least 5% in opposite
+   directions, and the eigenvalue ends below 77.
 3. The same problem as 1,000 samples: of the 10 samples whose losses rise most at the jump and the 10 whose fall most,
    all are outliers, of one sign in each group; the gradients of the groups have a cosine below -0.9.
 4. A network (MLP 784-64-64-10, tanh) on 1,000 images, full-batch gradient descent at a rate where 2/rate is reached: at
@@ -22,7 +22,9 @@ Criteria, fixed before the run:
 6. At the same loss reached, Adam's updates lead to less rise in all than gradient descent's: at most half.
 
 "check": 150 steps and one seed for the network, "full": 600 steps and three seeds (means over them in criteria 4 to 6).
-Rates were written down before any run. If Fashion-MNIST is not there, the embedded digits stand in.
+Rates were written down before any run. In a first run b_o u became 0 to the
+last bit at the rate of criterion 2, from which nothing grows: since then each step there adds noise of 1e-9 to b_o, as
+samples would, and "to more than 0.1" was added. If Fashion-MNIST is not there, the embedded digits stand in.
 """
 
 from __future__ import annotations
@@ -71,21 +73,19 @@ class Toy:
     outliers: Tensor
 
 
-def descend(rate: float, steps: int, seed: int = 4) -> Toy:
-    """From c = 0.1 and b about 0.01."""
+def descend(rate: float, steps: int, seed: int = 4, noise: float = 0.0) -> Toy:
+    """From c = 0.1 and b about 0.01, with a little noise of b_o."""
     problem = opposing_signals(norm=2.0, alpha=50.0, p=0.02, seed=seed)
-
-    def loss(w: Tensor) -> Tensor:
-        return problem.population_loss(w[0], w[1:])
 
     w = torch.cat([torch.tensor([0.1], dtype=torch.float64), 0.01 * normal(key(seed, "toy"), 40, dtype=torch.float64)])
     losses, values, outliers = [], [], []
-    for _ in range(steps):
-        losses.append(float(loss(w)))
-        hessian = torch.func.hessian(loss)(w)
+    for t in range(steps):
+        losses.append(float(problem.population_loss(w[0], w[1:])))
+        gradient, hessian = problem.population_slope(w[0], w[1:])
         values.append(float(torch.linalg.eigvalsh(hessian)[-1]))
         outliers.append(torch.stack(problem.outlier_losses(w[0], w[1:])))
-        w = w - rate * torch.func.grad(loss)(w)
+        w = w - rate * gradient
+        w[21:] += noise * normal(key(seed, "toy", t), 20, dtype=torch.float64)
     return Toy(torch.tensor(losses, dtype=torch.float64), torch.tensor(values), torch.stack(outliers))
 
 
@@ -103,14 +103,13 @@ def stable(figures: dict[str, float]) -> Finding:
 
 def unstable(figures: dict[str, float], rate: float = 0.026) -> Finding:
     """Criterion 2."""
-    found, edge = descend(rate, 1200), 2.0 / rate
+    found, edge = descend(rate, 1200, noise=1e-9), 2.0 / rate
     over = torch.nonzero(found.eigenvalues > edge).flatten()
     passed = len(over) > 0
     first = int(over[0]) if passed else 0
     after = found.losses[first:]
-    spike = max(
-        (float(after[i : i + 20].max() / after[i].clamp_min(1e-300)) for i in range(len(after) - 1)), default=0.0
-    )
+    tops = [float(after[i : i + 20].max()) for i in range(len(after))]
+    spike = max((top / float(own) for top, own in zip(tops, after, strict=True) if top > 0.1), default=0.0)
     before = found.outliers[first]
     moved = found.outliers[first:] / before - 1.0  # [steps, 2]
     apart = moved[:, 0] * moved[:, 1] < 0
@@ -123,8 +122,8 @@ def unstable(figures: dict[str, float], rate: float = 0.026) -> Finding:
         f"toy, rate {rate}: outliers' losses apart by": split,
     }
     return Finding(
-        f"toy, rate {rate}: the eigenvalue passes 2/rate = {edge:.0f}, the loss spikes threefold, outliers' losses "
-        "move apart by 5%, the eigenvalue ends below",
+        f"toy, rate {rate}: the eigenvalue passes 2/rate = {edge:.0f}, the loss spikes threefold above 0.1, outliers' "
+        "losses move apart by 5%, the eigenvalue ends below",
         f"largest {float(found.eigenvalues.max()):.1f}, spike {spike:.3g} times, apart {split:.1%}, at last {end:.1f}",
         passed and spike >= 3.0 and split >= 0.05 and end < edge,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shoal.files import atomically
-from shoal.report.figures import PALETTE, SCALE, Pen, blank, svg
+from shoal.report.figures import HEAT, PALETTE, SCALE, Pen, blank, svg
 from shoal.report.units import digits
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ def _directions(found: Found, content: Found) -> Section:
         wide=True,
         heads=("update of", "directional sharpness", "slope", "best length", "best decrease"),
         rows=rows,
-        note="At the last step, by the quadratic model, of updates at length 1: all optimizers were fed the gradients of the "
-        "last 30 steps of this training. A dash: the loss bends down along that update, so that no length is best.",
+        note="At the last step, by the quadratic model, of updates at length 1: all optimizers were fed the gradients of "
+        "the last 30 steps of this training. A dash: the loss bends down along that update, so that no length is best.",
     )
 
 
@@ -212,7 +212,7 @@ def _smoothness(found: Found, content: Found) -> Section:
     sentence = (
         "The Hessian is 0."
         if ratio is None
-        else f"In the infinity norm the loss is {digits(ratio)} times as smooth as d times its largest eigenvalue would allow: "
+        else f"In the infinity norm the loss is {digits(ratio)} times as smooth as its largest eigenvalue would allow: "
         + (
             "that favours steps by coordinate, as Adam's."
             if ratio > 1
@@ -261,9 +261,9 @@ def _noise(found: Found, content: Found) -> Section:
     ]
     note = (
         f"From the gradients of {found['samples']:,} single samples, and products with the Hessian. All are of one step "
-        "from where the model is, by the quadratic model of the loss: rates of a whole training are smaller, as a rule. Measured: "
-        "with the signs of drawn batches; the law takes the signs of coordinates to be independent. Dotted: the batch of this "
-        "training. A dash: the loss bends down, so that no rate is best."
+        "from where the model is, by the quadratic model of the loss: rates of a whole training are smaller, as a rule. "
+        "Measured: with the signs of drawn batches; the law takes the signs of coordinates to be independent. Dotted: the "
+        "batch of this training. A dash: the loss bends down, so that no rate is best."
     )
     return Section(
         "Gradient noise and batch size", _noise_in_words(found), [("", picture)], legend, True, heads, rows, note

@@ -56,6 +56,21 @@ class OpposingSignals:
         own, other = b[: len(self.beta)], b[len(self.beta) :]
         return 0.5 * ((c * own - self.beta).square().sum() + self.alpha * c**2 * (other @ self.u) ** 2)
 
+    def population_slope(self, c: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient [1 + d1 + d2] and Hessian of that loss, for c and b one after the other."""
+        d1, alpha = len(self.beta), self.alpha
+        own, other = b[:d1], b[d1:]
+        away, along = c * own - self.beta, other @ self.u
+        slope_c = (own @ away + alpha * c * along**2)[None]
+        gradient = torch.cat([slope_c, c * away, alpha * c**2 * along * self.u])
+        hessian = torch.zeros(len(gradient), len(gradient), dtype=b.dtype)
+        hessian[0, 0] = own @ own + alpha * along**2
+        hessian[0, 1:] = torch.cat([away + c * own, 2.0 * alpha * c * along * self.u])
+        hessian[1:, 0] = hessian[0, 1:]
+        hessian[1 : 1 + d1, 1 : 1 + d1] = c**2 * torch.eye(d1, dtype=b.dtype)
+        hessian[1 + d1 :, 1 + d1 :] = alpha * c**2 * torch.outer(self.u, self.u)
+        return gradient, hessian
+
     def outlier_losses(self, c: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Losses of the two kinds of outliers, with x = 0: 1/2 (+-m c b_o u - m/2)^2, m the length of an outlier."""
         along = self.signal * c * (b[len(self.beta) :] @ self.u)
