@@ -38,6 +38,7 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["--version"],
         ["optim"],
         ["optim", "compare", "--help"],
+        ["diagnose", "--help"],
         ["up", "--help"],
         ["join", "--help"],
         ["watch", "--help"],

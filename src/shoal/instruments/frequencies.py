@@ -84,7 +84,7 @@ def frequency_bins(counts: Tensor, bins: int = 10) -> FrequencyBins:
         raise ValueError(f"bins, counts: got {bins} bins and {total} samples; at least 1 of each is allowed")
     order = torch.argsort(counts, descending=True, stable=True)
     own = counts[order]
-    middle = own.cumsum(0) - own + (own - 1) / 2.0
+    middle = own.cumsum(0) - own / 2.0
     place = (middle * bins / total).long().clamp(0, bins - 1)
     place = torch.unique(place[own > 0], return_inverse=True)[1]
     of_class = torch.full_like(counts, -1)

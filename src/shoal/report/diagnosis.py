@@ -196,7 +196,7 @@ def _directions(found: Found, content: Found) -> Section:
         wide=True,
         heads=("update of", "directional sharpness", "slope", "best length", "best decrease"),
         rows=rows,
-        note="At the last step, by the quadratic model, of updates at length 1: all optimizers were fed the gradients of "
+        note="At the last step, by the quadratic model, of updates of length 1: all were fed the gradients of "
         "the last 30 steps of this training. A dash: the loss bends down along that update, so that no length is best.",
     )
 
