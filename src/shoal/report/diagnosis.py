@@ -260,10 +260,10 @@ def _noise(found: Found, content: Found) -> Section:
         for look in looks
     ]
     note = (
-        f"From the gradients of {found['samples']:,} single samples, and products with the Hessian. All are of one step "
-        "from where the model is, by the quadratic model of the loss: rates of a whole training are smaller, as a rule. "
-        "Measured: with the signs of drawn batches; the law takes the signs of coordinates to be independent. Dotted: the "
-        "batch of this training. A dash: the loss bends down, so that no rate is best."
+        f"From the gradients of {found['samples']:,} single samples, and products with the Hessian. All are of one "
+        "step from where the model is, by the quadratic model of the loss: rates of a whole training are smaller, as a "
+        "rule. Measured: with the signs of drawn batches; the law takes the signs of coordinates to be independent. "
+        "Dotted: the batch of this training. A dash: the loss bends down, so that no rate is best."
     )
     return Section(
         "Gradient noise and batch size", _noise_in_words(found), [("", picture)], legend, True, heads, rows, note
