@@ -11,10 +11,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.diagnosis import diagnose
     from shoal.engine import PeerLost, ShoalError, SimulatedWorld
     from shoal.learning import Learner, Task
     from shoal.simulation import Run, Settings, simulate  # type: ignore[no-redef]  # also a module's name
+
+    def diagnose(*args: Any, **settings: Any) -> Any:  # not imported: rooms below shoal.diagnosis import this package
+        """See `shoal.diagnosis.diagnose`."""
+
 
 # Row i of a stacked matrix product must not depend on where in memory it lies. Intel's library, which torch uses, keeps
 # to that on some processors only if it is told so before its first product.

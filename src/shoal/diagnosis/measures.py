@@ -31,7 +31,16 @@ FED = 30  # last steps whose gradients other optimizers are fed
 SHOWN = 8  # samples of each opposing group that are shown
 
 
-RULES = ("SGD", "clipped SGD", "normalised SGD", "sign", "Lion", "Adam", "clipped Adam")
+RULES = {
+    "SGD": "momentum",
+    "clipped SGD": "clipped momentum",
+    "normalised SGD": "normalised",
+    "sign": "sign of momentum",
+    "Lion": "Lion",
+    "Adam": "Adam",
+    "clipped Adam": "clipped Adam",
+}
+"""Which of the usual rules are followed, and what they are called on a page."""
 
 
 class Followed:
@@ -46,7 +55,7 @@ class Followed:
         self._surface = Surface(model, about.task.loss, about.data.inputs[:1], about.data.targets[:1])
         params = [Param(name, tuple(shape)) for name, shape in self._surface.shapes.items()]
         known = usual_rules()
-        rules = {name: known[name] for name in RULES}
+        rules = {word: known[name] for name, word in RULES.items()}
         if not about.rule.needs_loss(params):
             rules = {f"yours: {about.optimizer}": about.rule, **rules}
         self._shadows = Shadows(self._surface, rules)
