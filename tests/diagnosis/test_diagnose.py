@@ -66,7 +66,7 @@ def test_training_and_sharpness_are_those_of_the_plain_loop() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert found.training["losses"] == pytest.approx(losses, rel=1e-5)
     value = sharpness(Surface(model, task.loss, data.inputs, data.targets))
     measured = found.found["sharpness"]
