@@ -11,7 +11,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 @pytest.mark.parametrize(
     ("page", "least", "said"),
-    [("optimizers.md", 6, "±"), ("compression.md", 3, "times smaller"), ("instruments.md", 3, "noise scale")],
+    [
+        ("optimizers.md", 6, "±"),
+        ("compression.md", 3, "times smaller"),
+        ("instruments.md", 3, "noise scale"),
+        ("gans.md", 4, "FID"),
+        ("lenses.md", 3, "True"),
+    ],
 )
 def test_the_code_of_a_page_runs(page, least, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

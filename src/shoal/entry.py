@@ -17,13 +17,11 @@ class Entry:
         target: "package.module:attribute", or "package.module:attribute.attribute".
         help: one line.
         positional: names of the arguments that may follow the colon without a name, as in `dirichlet:0.3`.
-        paper: slug of the publication, where that is known.
     """
 
     target: str
     help: str
     positional: tuple[str, ...] = ()
-    paper: str = ""
 
     def load(self) -> Any:
         """Import and return it."""
@@ -39,12 +37,14 @@ class Method(Entry):
 
     Attributes:
         state: bytes of state for a matrix [m, n] in float32, with the class's own settings; to 2% for large matrices.
+        paper: slug of the publication, if it is in the catalogue.
         needs: what it asks for beside gradients, in words; "" for nothing.
         lr: where to begin looking for a learning rate, if not at the class's own.
     """
 
     positional: tuple[str, ...] = ("lr",)
     state: Callable[[int, int], float] = lambda m, n: 8 * m * n
+    paper: str = ""
     needs: str = ""
     lr: float | None = None
 
@@ -56,6 +56,17 @@ class Method(Entry):
     def bytes_per_parameter(self) -> float:
         """Bytes of state a parameter of a matrix [1024, 1024] in float32."""
         return self.state(1024, 1024) / 1024**2
+
+
+@dataclass(frozen=True)
+class Wrapping(Entry):
+    """What goes around optimizers.
+
+    Attributes:
+        paper: slug of the publication.
+    """
+
+    paper: str = ""
 
 
 @dataclass(frozen=True)

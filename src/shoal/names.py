@@ -99,6 +99,7 @@ TASKS: Table = {
     "game": Entry(
         "shoal.simulation.tasks:game", "quadratic game of two players with a known saddle point", ("dimension",)
     ),
+    "gan": Entry("shoal.simulation.tasks:gan", "a GAN that learns Gaussians on a circle", ("modes",)),
     "logistic-regression": Entry(
         "shoal.simulation.tasks:logistic_regression",
         "logistic regression with a known optimum",
@@ -271,8 +272,8 @@ def _wrapped(kind: str, given: str) -> tuple[str, Entry]:
     around = tuple(WRAPPERS[kind][wrapper] for wrapper in wrappers)
     whole = "+".join([*wrappers, name])
     if kind == "optimizer":
-        return whole, Wrapped(entry.target, entry.help, entry.positional, wrappers=around, inner=OPTIMIZERS[name])
-    return whole, Around(entry.target, entry.help, entry.positional, wrappers=around)
+        return whole, Wrapped(entry.target, entry.help, entry.positional, around, OPTIMIZERS[name])
+    return whole, Around(entry.target, entry.help, entry.positional, around)
 
 
 def _look_up(given: str, table: Mapping[str, Any]) -> str | None:

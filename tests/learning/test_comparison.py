@@ -23,10 +23,12 @@ from shoal.learning.data import Data, Dataset
 from shoal.learning.results import Trial
 from shoal.optim import SGD, Adam, AdamW, Optimizer, Rule, Transform
 from shoal.optim.cautious import Cautious, cautious
+from shoal.optim.coordinate_clip import CoordinateClip, coordinate_clip
 from shoal.optim.core import Scalars, State
 from shoal.optim.core.transform import Granularity
 from shoal.optim.large_batch import warmup_polynomial
 from shoal.optim.lookahead import Lookahead, lookahead
+from shoal.optim.rotated import Rotated, rotated
 from shoal.optim.schedules import warmup_cosine
 from shoal.optim.xgrad import XGrad, xgrad
 from shoal.tensors.random import key, normal
@@ -123,7 +125,15 @@ def test_threads_and_who_is_stacked_with_whom_do_not_show(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stacked", "wrapper"), [(xgrad, XGrad), (lookahead, Lookahead), (cautious, Cautious)], ids=lambda f: f.__name__
+    ("stacked", "wrapper"),
+    [
+        (xgrad, XGrad),
+        (lookahead, Lookahead),
+        (cautious, Cautious),
+        (coordinate_clip, CoordinateClip),
+        (lambda rule: rotated(lookahead(rule)), lambda optimizer: Rotated(Lookahead(optimizer))),
+    ],
+    ids=["xgrad", "lookahead", "cautious", "clipped", "rotated lookahead"],
 )
 def test_wrapped_optimizers_are_judged_by_the_weights_they_show(stacked: Any, wrapper: Any) -> None:
     contenders = {

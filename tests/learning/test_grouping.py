@@ -16,6 +16,8 @@ from shoal.engine.compute import Job, Kernel, Pool
 from shoal.learning import Learner, Trainer
 from shoal.learning.kernels import GradientInputs, TrainInputs
 from shoal.optim import SGD, Adam, AdamW, Rule
+from shoal.optim.coordinate_clip import coordinate_clip
+from shoal.optim.rotated import rotated
 
 from . import small
 
@@ -28,6 +30,8 @@ RULES = {
     "decay": SGD.rule(0.1, momentum=0.5, weight_decay=0.01),
     "adam": Adam.rule(0.05),
     "adamw": AdamW.rule(0.05, weight_decay=0.1),
+    "clipped": coordinate_clip(SGD.rule(0.1, momentum=0.9), 0.3),
+    "rotated": rotated(AdamW.rule(0.05, weight_decay=0.1), side=8),
 }
 ACTIVATIONS = {  # those whose last entries torch computes by another formula than the rest, and two that it does not
     "gelu": nn.GELU,

@@ -1,8 +1,9 @@
-"""AdaSGD against Adam where the two are one, against its sums written out, and turned coordinates."""
+"""AdaSGD against its restatement, Adam where the two are one, its sums written out, and turned coordinates."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,17 @@ from torch import nn
 
 from shoal.optim.adasgd import AdaSGD
 from shoal.tensors.random import normal
+from tests.optim.following import NETWORK_SHAPES, follow, network, quadratic
+from tests.restatements.optimizers import blockwise_adam as restated
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_it_goes_the_restated_way(weight_decay: float) -> None:
+    both: dict[str, Any] = {"lr": 0.03, "betas": (0.8, 0.95), "weight_decay": weight_decay}
+    follow(lambda p: AdaSGD(p, **both), lambda p: restated.AdaSGD(p, **both), quadratic())
+    follow(
+        AdaSGD, restated.AdaSGD, network(), shapes=NETWORK_SHAPES, rates=lambda step: 0.03 / (1 + step // 20), steps=40
+    )
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])

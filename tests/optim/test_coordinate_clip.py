@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from shoal.optim.adalomo import LOMO
 from shoal.optim.adamw import AdamW
 from shoal.optim.coordinate_clip import ClippedAdam, CoordinateClip, clip, coordinate_clip, threshold
 from shoal.optim.core import Param
@@ -124,6 +125,11 @@ def test_the_clipping_stands_before_all_but_predicted_weights() -> None:
 def test_stacked_peers_go_the_way_of_separate_ones(cls: Any, rho: float) -> None:
     wrapped: Any = Wrapped(cls, lambda o: CoordinateClip(o, rho=rho), lambda rule: coordinate_clip(rule, rho))
     assert_stacks(wrapped, {"lr": 0.02})
+
+
+def test_an_optimizer_that_never_has_all_gradients_is_refused() -> None:
+    with pytest.raises(ValueError, match="optimizer: got LOMO, which never has all gradients"):
+        CoordinateClip(LOMO([nn.Parameter(torch.zeros(1))]))
 
 
 @pytest.mark.parametrize("rho", [-0.1, 1.1, float("nan"), "much", True])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from shoal.optim.adalomo import LOMO
 from shoal.optim.adam import Adam
 from shoal.optim.adamw import AdamW
 from shoal.optim.cautious import Cautious, cautious
@@ -16,10 +18,13 @@ from shoal.optim.lookahead import Lookahead, lookahead
 from shoal.optim.recombined import chain
 from shoal.optim.rotated import Rotated, Rotation, rotated
 from shoal.optim.sgd import SGD
+from shoal.optim.ttur import ttur
 from shoal.optim.xgrad import XGrad
-from shoal.tensors.random import normal
+from shoal.tensors.random import key, normal
+from tests.optim.following import SHAPES, follow, quadratic
 from tests.optim.stacking import assert_stacks
 from tests.optim.wrapped import Wrapped
+from tests.restatements.optimizers import blockwise_adam as restated
 
 SIZES = [1, 2, 7, 16, 17, 50, 101, 300]
 
@@ -72,7 +77,7 @@ def test_a_rotated_optimizer_is_the_optimizer_on_the_rotated_loss(make: Any) -> 
     h, start = h @ h.T, normal(4, 20, dtype=torch.float64)
     p, y = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     optimizer = Rotated(make([p], lr=0.05), rotation_seed=9)
-    r = matrix(Rotation(n, _own(9)))
+    r = matrix(Rotation(n, key(9, "rotation")))
     y.data.copy_(r @ start)
     ours = path(optimizer, p, h)
     theirs = r.T @ path(make([y], lr=0.05), y, r @ h @ r.T)
@@ -81,10 +86,17 @@ def test_a_rotated_optimizer_is_the_optimizer_on_the_rotated_loss(make: Any) -> 
     assert not torch.allclose(ours, path(make([plain], lr=0.05), plain, h), atol=1e-2)
 
 
-def _own(seed: int) -> int:
-    from shoal.tensors.random import key
-
-    return key(seed, "rotation")
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_rotated_adam_goes_the_restated_way(weight_decay: float) -> None:
+    n = sum(int(np.prod(shape)) for shape in SHAPES)
+    turn = matrix(Rotation(n, key(4, "rotation"), 5)).T.numpy()
+    both: dict[str, Any] = {"lr": 0.03, "betas": (0.8, 0.95), "weight_decay": weight_decay}
+    follow(
+        lambda p: Rotated(AdamW(p, **both), rotation_seed=4, side=5),
+        lambda p: restated.rotated_adam(p, turn, **both),
+        quadratic(),
+        rtol=1e-8,
+    )
 
 
 @pytest.mark.parametrize("within", ["model", "tensor"])
@@ -153,7 +165,10 @@ def test_what_does_not_go_together_is_refused() -> None:
     for make, message in (
         (lambda: Rotated(XGrad(SGD(p))), "optimizer: got an XGrad"),
         (lambda: Cautious(Rotated(SGD(p))), "optimizer: got Rotated, around which nothing stands"),
+        (lambda: Rotated(LOMO(p)), "optimizer: got LOMO, which steps one tensor at a time"),
         (lambda: rotated(rotated(SGD.rule())), "rule: got one in coordinates of its own"),
+        (lambda: rotated(ttur(SGD.rule(), fast="max.")), 'within: got "model" for a rule with several rates'),
+        (lambda: ttur(rotated(SGD.rule()), fast="max."), "got a rule in coordinates of its own"),
         (lambda: chain(rotated(SGD.rule())), "links: got Rule"),
         (lambda: Rotated(SGD(p), within="row"), "within: got 'row'"),
         (lambda: Rotated(SGD(p), rotation_seed=-1), "seed: got -1"),

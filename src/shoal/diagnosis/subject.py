@@ -20,6 +20,7 @@ from shoal.learning.data import Data, Dataset
 from shoal.optim import Param, Rule
 from shoal.simulation.given import build
 
+GAMES = ("game", "gan")
 OWN = "a Task, or a triple (model, data, loss),"
 
 
@@ -94,8 +95,8 @@ def _task(text: str, model: str | None) -> Task:
         if model is not None:
             raise ValueError(f"model: got {model!r}; {text} brings its own")
         return own(text)
-    if names.parse("task", text).name == "game":
-        raise ValueError("task: got 'game'; a task with one loss is allowed, and a game has two players")
+    if (found := names.parse("task", text).name) in GAMES:
+        raise ValueError(f"task: got {found!r}; a task with one loss is allowed, and this one has two players")
     task: Task = build("task", text, **({"model": model} if model else {}))
     return task
 

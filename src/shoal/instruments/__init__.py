@@ -1,4 +1,4 @@
-"""Instruments that look at a loss surface: its value, slopes and curvature around a model, and along updates."""
+"""Instruments: what is measured on models and samples, and on the loss surface around a model."""
 
 from shoal.instruments.directional import (
     Direction,

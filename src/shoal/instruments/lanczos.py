@@ -8,6 +8,7 @@ Q H Q' = T; eigenvalues of T at the ends of the spectrum converge first. A Ritz 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,40 +88,46 @@ def lanczos(
     random vector is added, until one changes nothing.
     """
     d, wanted = like.numel(), top + bottom
-    if min(top, bottom) < 0 or not 1 <= wanted <= d:
-        raise ValueError(f"top, bottom: got {top}, {bottom}; numbers >= 0 with a sum in [1, {d}] are allowed")
-    if not tolerance > 0.0:
-        raise ValueError(f"tolerance: got {tolerance}; > 0 is allowed")
-    if products < wanted:
-        raise ValueError(f"products: got {products}; at least top + bottom = {wanted} is allowed")
-    basis: list[Tensor] = [_fresh(like, [], key(seed, "lanczos", 0))]
+    _check(d, top, bottom, tolerance, products)
+    basis = like.new_empty(min(products, d), d)
+    basis[0] = _fresh(basis[:0], key(seed, "lanczos", 0))
     diagonal: list[float] = []
     beside: list[float] = []
     exhausted: Tensor | None = None  # the values wanted when a Krylov space was last used up
     while True:
-        w = product(basis[-1])
-        diagonal.append(float(w @ basis[-1]))
-        w = _orthogonal(w, basis)
+        m = len(diagonal) + 1
+        w = product(basis[m - 1])
+        diagonal.append(float(w @ basis[m - 1]))
+        w = _orthogonal(w, basis[:m])
         beta = float(w.norm())
-        values, coordinates = torch.linalg.eigh(_tridiagonal(diagonal, beside))
-        m, scale = len(diagonal), float(values.abs().max())
-        if not scale + beta < float("inf"):
+        if not math.isfinite(diagonal[-1] + beta):
             raise ValueError("product: got a result that is not finite; a finite Hessian is needed")
+        values, coordinates = torch.linalg.eigh(_tridiagonal(diagonal, beside))
+        scale = float(values.abs().max())
         ends = [*range(m - 1, m - 1 - min(top, m), -1), *range(min(bottom, m) - 1, -1, -1)]
         spent = m == d or beta <= 4.0 * d**0.5 * torch.finfo(like.dtype).eps * scale
         residuals = coordinates[-1, ends].abs() * (0.0 if spent else beta)
         done = m >= wanted and bool((residuals <= tolerance * scale).all())
         if done and spent and m < d:
             done = exhausted is not None and bool(((values[ends] - exhausted).abs() <= tolerance * scale).all())
-        if done or m in (products, d):
+        if done or m == len(basis):
             break
         if spent:
             exhausted = values[ends] if m >= wanted else None
-            w, beta = _fresh(like, basis, key(seed, "lanczos", m)), 0.0
+            w, beta = _fresh(basis[:m], key(seed, "lanczos", m)), 0.0
         beside.append(beta)
-        basis.append(w / w.norm())
-    vectors = coordinates[:, ends].T.to(like) @ torch.stack(basis)
+        basis[m] = w / w.norm()
+    vectors = coordinates[:, ends].T.to(like) @ basis[:m]
     return Eigenpairs(values[ends], vectors, residuals, m, done)
+
+
+def _check(d: int, top: int, bottom: int, tolerance: float, products: int) -> None:
+    if min(top, bottom) < 0 or not 1 <= top + bottom <= d:
+        raise ValueError(f"top, bottom: got {top}, {bottom}; numbers >= 0 with a sum in [1, {d}] are allowed")
+    if not tolerance > 0.0:
+        raise ValueError(f"tolerance: got {tolerance}; > 0 is allowed")
+    if products < top + bottom:
+        raise ValueError(f"products: got {products}; at least top + bottom = {top + bottom} is allowed")
 
 
 def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
@@ -128,16 +135,14 @@ def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
     return a.diag() + b.diag(1) + b.diag(-1)
 
 
-def _fresh(like: Tensor, basis: list[Tensor], key: int) -> Tensor:
-    """A random vector of length 1 that is orthogonal to the basis."""
-    drawn = normal(key, like.numel(), dtype=torch.float64, device=like.device).to(like)
+def _fresh(basis: Tensor, key: int) -> Tensor:
+    """A random vector of length 1 that is orthogonal to the basis [m, d]."""
+    drawn = normal(key, basis.shape[1], dtype=torch.float64, device=basis.device).to(basis)
     return torch.nn.functional.normalize(_orthogonal(drawn, basis), dim=0)
 
 
-def _orthogonal(w: Tensor, basis: list[Tensor]) -> Tensor:
-    """What of w [d] is orthogonal to all of the basis; the second pass removes what rounding left."""
-    if basis:
-        q = torch.stack(basis)
-        for _ in range(2):
-            w = w - (q @ w) @ q
+def _orthogonal(w: Tensor, basis: Tensor) -> Tensor:
+    """What of w [d] is orthogonal to all of the basis [m, d]; the second pass removes what rounding left."""
+    for _ in range(2):
+        w = w - (basis @ w) @ basis
     return w

@@ -84,7 +84,7 @@ def smoothness(surface: Surface, at: Tensor | None = None, *, draws: int = 101, 
     Args:
         surface: whose Hessian.
         at: where; None: where the model is.
-        draws: >= 3; a row's relative standard error is about pi / (2 sqrt(draws)), that of the sum as a rule less.
+        draws: >= 3; a row's relative standard error is about pi / (2 sqrt(draws)), and that of the sum no more.
         seed: of the draws, >= 0.
     """
     rows = row_scales(lambda z: surface.hvp(z, at), surface.vector(), draws=draws, seed=seed)

@@ -112,18 +112,20 @@ class Surface:
     def gradient(self, at: Tensor | None = None) -> Tensor:
         """The gradient of f, [d]."""
         leaves = self._leaves(at)
-        total = torch.zeros_like(self.vector())
+        vector = self.vector()
+        total = torch.zeros_like(vector, dtype=_wide(vector))
         with torch.enable_grad():
             for losses in self._chunks(leaves):
                 total += _flat(_gradients(losses.sum(), leaves))
-        return total / len(self)
+        return (total / len(self)).to(vector.dtype)
 
     def hvp(self, v: Tensor, at: Tensor | None = None) -> Tensor:
         """The Hessian of f times v: [d], or [k, d] for k vectors, which share one forward and backward pass."""
         rows = v if v.dim() == 2 else v[None]
         self._check("v", v, (self.size,) if v.dim() == 1 else (len(rows), self.size))
         leaves = self._leaves(at)
-        total = torch.zeros_like(self.vector()).repeat(len(rows), 1)
+        vector = self.vector()
+        total = torch.zeros(len(rows), self.size, dtype=_wide(vector), device=vector.device)
         directions = [list(self.split(row.detach()).values()) for row in rows]
         with torch.enable_grad():
             for losses in self._chunks(leaves):
@@ -131,7 +133,7 @@ class Surface:
                 for row, direction in zip(total, directions, strict=True):
                     slopes = [(g * part.to(g)).sum() for g, part in zip(first, direction, strict=True)]
                     row += _flat(_gradients(sum(slopes, torch.zeros_like(slopes[0])), leaves, keep=True))
-        return (total / len(self)).view(v.shape)
+        return (total / len(self)).view(v.shape).to(vector.dtype)
 
     def _trainable(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if name in self.shapes}
@@ -168,6 +170,11 @@ def _gradients(of: Tensor, leaves: dict[str, Tensor], *, again: bool = False, ke
         return [torch.zeros_like(p) for p in points]
     found = torch.autograd.grad(of, points, create_graph=again, retain_graph=again or keep, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(points, found, strict=True)]
+
+
+def _wide(vector: Tensor) -> torch.dtype:
+    """What chunks are added up in: float32 or wider."""
+    return torch.promote_types(vector.dtype, torch.float32)
 
 
 def _flat(parts: list[Tensor]) -> Tensor:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim.adalomo import InBackward
 from shoal.optim.adam import AdamScaling
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, State, Transform
@@ -132,6 +133,8 @@ class CoordinateClip(Wrapper):
     def attach(self) -> None:
         """Put the clipping before the chains of one of Shoal's optimizers."""
         core, own = self.core, CoordinateClipping(self.rho)
+        if isinstance(core, InBackward):
+            raise ValueError(f"optimizer: got {type(core).__name__}, which never has all gradients; others are allowed")
         if isinstance(core, Optimizer) and own not in core.ahead:  # a copy has it already
             core.ahead = (*core.ahead, own)
             core._chains = {}

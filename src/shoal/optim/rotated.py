@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim.adalomo import InBackward
 from shoal.optim.core import Rule
 from shoal.optim.core.arguments import whole
 from shoal.optim.core.rule import compute_dtype
@@ -91,12 +92,12 @@ def _turned(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (turned @ b.T if len(b) > 1 else turned * b[0, 0]).flatten()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _order(n: int, key: int) -> Tensor:
     return permutation(key, n)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _factor(side: int, key: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A uniform orthogonal matrix: Q of a normal one, with the diagonal of its R made positive."""
     q, r = torch.linalg.qr(normal(key, (side, side), dtype=torch.float64))
@@ -139,8 +140,8 @@ class RotatedFrame:
         if self.within == "tensor":
             turned = [turn(Rotation(x.numel(), key(own, i), self.side), x) for i, x in enumerate(flat)]
         else:
-            whole = torch.cat([x.to(flat[0].device) for x in flat])
-            parts = turn(Rotation(whole.numel(), own, self.side), whole).split([x.numel() for x in flat])
+            joined = torch.cat([x.to(flat[0].device) for x in flat])
+            parts = turn(Rotation(joined.numel(), own, self.side), joined).split([x.numel() for x in flat])
             turned = [part.to(x) for part, x in zip(parts, flat, strict=True)]
         return [x.view(t.shape) for x, t in zip(turned, tensors, strict=True)]
 
@@ -149,11 +150,14 @@ def rotated(rule: Rule, rotation_seed: int = 0, within: str = "model", side: int
     """The rule in rotated coordinates, for stacked peers, who all rotate alike.
 
     Raises:
-        ValueError: an argument is not allowed, or the rule is rotated already.
+        ValueError: an argument is not allowed, or the rule is rotated already or has rates of their own for parameters
+            that would be mixed.
     """
+    if rule.factor is not None and within == "model":
+        raise ValueError('within: got "model" for a rule with several rates; "tensor" is allowed')
     if rule.frame is not None:
         raise ValueError("rule: got one in coordinates of its own; one rotation is allowed")
-    return Rule(rule.name, rule.lr, rule.links, rule.seed, RotatedFrame(rotation_seed, within, side))
+    return Rule(rule.name, rule.lr, rule.links, rule.seed, rule.factor, RotatedFrame(rotation_seed, within, side))
 
 
 class Rotated(Wrapper):
@@ -187,6 +191,10 @@ class Rotated(Wrapper):
             raise ValueError(
                 "optimizer: got an XGrad, which predicts in the model's own coordinates; others are allowed"
             )
+        core = optimizer.core if isinstance(optimizer, Wrapper) else optimizer
+        if isinstance(core, InBackward):
+            name = type(core).__name__
+            raise ValueError(f"optimizer: got {name}, which steps one tensor at a time; others are allowed")
         super().__init__(optimizer, frame=RotatedFrame(rotation_seed, within, side), _given={}, _unturned={})
 
     def add_param_group(self, param_group: dict[str, object]) -> None:
