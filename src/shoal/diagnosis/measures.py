@@ -311,7 +311,7 @@ def opposing(bench: Bench) -> dict[str, Any]:
     if len(path.losses) < 2:
         raise NotApplicable("full-batch training diverged at its first step")
     step = jump(path.losses)
-    groups = opposing_groups(path.losses[step], path.losses[step + 1], max(1, len(data) // 50))
+    groups = opposing_groups(path.losses[step], path.losses[step + 1], max(min(5, len(data) // 2), len(data) // 50))
     again = about.model(bench.seed)
     full_batch_path(again, task.loss, data.inputs, data.targets, about.rule, step, tell=lambda t: tick())
     output, name = _followed(path.outputs, step, groups.up, groups.down, task.dataset.classes)

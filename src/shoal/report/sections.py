@@ -354,7 +354,7 @@ def _thumbnails(found: Found) -> str:
     side = math.isqrt(size)
     if side < 6 or side * side != size or not isinstance(found["up"]["inputs"][0][0], float):
         return ""
-    count = max(len(found[name]["inputs"]) for name in ("up", "down"))
+    count = 8  # columns: fewer samples are not drawn larger
     with blank(10.0, 3.5) as figure:
         for row, (name, word) in enumerate((("up", "rose"), ("down", "fell"))):
             group = found[name]
