@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ STEPS = {"check": 150, "full": 1200}
 BITS = {"check": 4, "full": 6}
 BATCH = 256
 TEXT = {"check": 80, "full": 500}
-CONTENDERS = {
+CONTENDERS: dict[str, tuple[Any, dict[str, Any], tuple[float, ...]]] = {
     "momentum": (SGD, {"momentum": 0.9}, (0.01, 0.03, 0.1, 0.3, 1.0)),
     "Adam": (Adam, {}, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
     "sign": (Lion, {"betas": (0.0, 0.0)}, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
