@@ -14,6 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
     [
         ("optimizers.md", 6, "±"),
         ("compression.md", 3, "times smaller"),
+        ("instruments.md", 3, "noise scale"),
         ("gans.md", 4, "FID"),
         ("lenses.md", 3, "True"),
     ],

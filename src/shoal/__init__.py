@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from shoal.learning import Learner, Task
     from shoal.simulation import Run, Settings, simulate  # type: ignore[no-redef]  # also a module's name
 
+    def diagnose(*args: Any, **settings: Any) -> Any:  # not imported: rooms below shoal.diagnosis import this package
+        """See `shoal.diagnosis.diagnose`."""
+
+
 # Row i of a stacked matrix product must not depend on where in memory it lies. Intel's library, which torch uses, keeps
 # to that on some processors only if it is told so before its first product.
 os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -29,10 +33,11 @@ _WHERE = {
     "ShoalError": "shoal.engine",
     "SimulatedWorld": "shoal.engine",
     "Task": "shoal.learning",
+    "diagnose": "shoal.diagnosis",
     "simulate": "shoal.simulation",
 }
 
-__all__ = ["Learner", "PeerLost", "Run", "Settings", "ShoalError", "SimulatedWorld", "Task", "simulate"]
+__all__ = ["Learner", "PeerLost", "Run", "Settings", "ShoalError", "SimulatedWorld", "Task", "diagnose", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -105,6 +105,15 @@ TASKS: Table = {
         "logistic regression with a known optimum",
         ("dimension",),
     ),
+    "heavy-tail": Entry(
+        "shoal.simulation.tasks:heavy_tail", "labels of heavy-tailed classes, to be learned by heart", ("size",)
+    ),
+    "barcoded": Entry(
+        "shoal.simulation.tasks:barcoded", "Fashion-MNIST, half of it in rare classes by a barcode", ("bits", "copies")
+    ),
+    "opposing": Entry(
+        "shoal.simulation.tasks:opposing", "a regression with outliers that oppose each other", ("samples",)
+    ),
 }
 
 MODELS: Table = {

@@ -39,6 +39,7 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["optim"],
         ["optim", "compare", "--help"],
         ["nowcast", "train", "--help"],
+        ["diagnose", "--help"],
         ["up", "--help"],
         ["join", "--help"],
         ["watch", "--help"],

@@ -12,6 +12,7 @@ from shoal.cli.nowcast import nowcast
 from shoal.cli.optim import optim
 from shoal.cli.places import PLACES
 from shoal.cli.writing import writing
+from shoal.instruments_by_name import INSTRUMENTS
 
 app = typer.Typer(
     name="shoal",
@@ -223,6 +224,47 @@ def watch(
     from shoal.cli.watching import watch_run
 
     watch_run(where, once=once)
+
+
+@app.command()
+def diagnose(
+    task: Annotated[
+        str, typer.Argument(help="What is learned, as of `shoal run`, or package.module:function for your own.")
+    ] = "fashion-mnist",
+    model: Annotated[str | None, _option("Model (default: the task's own).")] = None,
+    optimizer: Annotated[str, _option("Optimizer, as of `shoal optim` (default: adamw).")] = "adamw",
+    lr: Annotated[float | None, _option("Learning rate (default: the optimizer's own).")] = None,
+    only: Annotated[
+        str | None, _option(f"Instruments, e.g. noise,opposing; of {', '.join(INSTRUMENTS)} (default: all).")
+    ] = None,
+    steps: Annotated[int, _option("Steps of the training (default: 100).")] = 100,
+    batch: Annotated[int, _option("Samples a step (default: 64).")] = 64,
+    samples: Annotated[int, _option("Samples that curvature is measured on (default: 256).")] = 256,
+    seed: Annotated[int, _option("Seed of everything (default: 0).", "--seed", "-s")] = 0,
+    device: Annotated[str, _option("Torch device (default: cpu).")] = "cpu",
+    out: Annotated[Path, _option("Folder to write to (default: diagnosis).")] = Path("diagnosis"),
+) -> None:
+    """Train a model for a while, and tell what instruments see: curvature, gradient noise, rare classes, outliers.
+
+    Writes diagnosis.json and report.html. Your own function returns a Task, or (model, data, loss) with data a pair of
+    tensors and loss(output, target) one number a sample. Ctrl-C leaves what was found until then.
+    """
+    from shoal.cli.diagnosing import run_diagnosis
+
+    chosen = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    run_diagnosis(
+        task,
+        out,
+        model=model,
+        optimizer=optimizer,
+        lr=lr,
+        only=chosen,
+        steps=steps,
+        batch=batch,
+        samples=samples,
+        seed=seed,
+        device=device,
+    )
 
 
 @app.command()

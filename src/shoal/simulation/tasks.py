@@ -13,7 +13,7 @@ from shoal.learning import data as loaders
 from shoal.learning.data import Dataset
 from shoal.learning.games import quadratic_game
 from shoal.learning.gans import mixture_gan
-from shoal.learning.task import Task
+from shoal.learning.task import Task, squared_error
 from shoal.simulation.given import build, check_arguments
 
 
@@ -70,6 +70,27 @@ def logistic_regression(model: str | None = None, **options: Any) -> Task:
     l2 = {"l2": options["l2"]} if "l2" in options else {}
     build: Callable[[], nn.Module] = partial(loaders.Logistic, dataset.train.inputs.shape[1], **l2)
     return Task("logistic-regression", build, dataset, loaders.logistic_loss, metrics={})
+
+
+def heavy_tail(model: str | None = None, **options: Any) -> Task:
+    """Labels of heavy-tailed classes; a linear classifier unless another model is named."""
+    check_arguments("task: heavy-tail", loaders.heavy_tail, options)
+    return _classification("heavy-tail", loaders.heavy_tail(**options), model or "logistic")
+
+
+def barcoded(model: str | None = None, bits: int = 6, copies: int = 5) -> Task:
+    """Fashion-MNIST (or the embedded digits), half of it in rare classes that a barcode tells apart."""
+    dataset = loaders.barcoded(loaders.load("fashion-mnist", fallback=True), bits=bits, copies=copies)
+    return _classification("barcoded", dataset, model)
+
+
+def opposing(model: str | None = None, **options: Any) -> Task:
+    """A regression with outliers that oppose each other; the model is a linear network of two layers."""
+    _no_model("opposing", model)
+    check_arguments("task: opposing", loaders.opposing, options)
+    dataset = loaders.opposing(**options)
+    build: Callable[[], nn.Module] = partial(loaders.TwoLayerLinear, dataset.train.inputs.shape[1])
+    return Task("opposing", build, dataset, squared_error, metrics={})
 
 
 def _images(name: str, options: dict[str, Any]) -> Dataset:

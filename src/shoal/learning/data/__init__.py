@@ -9,8 +9,10 @@ In three lines, for 32 peers with skewed labels:
 
 from shoal.learning.data.dataset import Data, Dataset, Known, hold_out
 from shoal.learning.data.external import from_hugging_face, from_torch
+from shoal.learning.data.heavy_tail import barcoded, heavy_tail
 from shoal.learning.data.images import BadIdx, DatasetNotFound, fashion_mnist, mnist
 from shoal.learning.data.loaders import NAMES, digits, load
+from shoal.learning.data.opposing import OpposingSignals, TwoLayerLinear, opposing, opposing_signals
 from shoal.learning.data.partitions import (
     classes,
     contiguous,
@@ -32,7 +34,10 @@ __all__ = [
     "DatasetNotFound",
     "Known",
     "Logistic",
+    "OpposingSignals",
     "Point",
+    "TwoLayerLinear",
+    "barcoded",
     "classes",
     "contiguous",
     "digits",
@@ -41,6 +46,7 @@ __all__ = [
     "feature_shift",
     "from_hugging_face",
     "from_torch",
+    "heavy_tail",
     "hold_out",
     "iid",
     "label_counts",
@@ -48,6 +54,8 @@ __all__ = [
     "logistic",
     "logistic_loss",
     "mnist",
+    "opposing",
+    "opposing_signals",
     "quadratic",
     "quadratic_loss",
     "quantity",

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from shoal.learning.data.dataset import Data, Dataset, hold_out
+from shoal.learning.data.heavy_tail import heavy_tail
 from shoal.learning.data.images import DatasetNotFound, fashion_mnist, mnist
+from shoal.learning.data.opposing import opposing
 from shoal.learning.data.synthetic import logistic, quadratic
 from shoal.learning.data.text import text
 
@@ -55,6 +57,8 @@ _BUILT: Mapping[str, Callable[..., Dataset]] = {
     "quadratic": quadratic,
     "logistic": logistic,
     "text": text,
+    "heavy_tail": heavy_tail,
+    "opposing": opposing,
 }
 
 NAMES = (*_BUILT, *_FROM_FILES)

@@ -1,0 +1,76 @@
+"""A diagnosis as one self-contained page: what each instrument says, in a sentence, a picture and numbers."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from shoal.files import atomically
+from shoal.report.sections import SECTIONS, Found, training
+from shoal.report.units import digits
+
+JSON, PAGE = "diagnosis.json", "report.html"
+
+
+def write_diagnosis(content: Found, folder: str | Path) -> Path:
+    """Write `diagnosis.json` and `report.html` into a folder, each whole or not at all.
+
+    Args:
+        content: of the JSON file, as `shoal.diagnosis.Diagnosis.to_json` has it.
+        folder: made if it is not there.
+
+    Returns:
+        The page.
+    """
+    folder = Path(folder)
+    with atomically(folder / JSON) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    html = _render(content)
+    with atomically(folder / PAGE) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return folder / PAGE
+
+
+def summary(content: Found) -> list[tuple[str, str]]:
+    """Each instrument's title and what it says in a sentence."""
+    found = [SECTIONS[name](content["found"][name], content) for name in SECTIONS if name in content["found"]]
+    left_out = [(name.capitalize(), f"Left out: {why}.") for name, why in content["skipped"].items()]
+    return [(section.title, section.sentence) for section in found] + left_out
+
+
+def _render(content: Found) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    here = files("shoal.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(here.joinpath("diagnosis.html").read_text(encoding="utf-8"))
+    about, found = content["subject"], content["found"]
+    drawn = [draw(found[name], content) for name, draw in SECTIONS.items() if name in found]
+    return template.render(
+        css=here.joinpath("style.css").read_text(encoding="utf-8"),
+        title=f"{about['optimizer']} on {about['task']}",
+        facts=_facts(content),
+        finished=content["finished"],
+        diverged=content["training"].get("diverged", False),
+        training=training(content),
+        sections=drawn,
+        skipped=content["skipped"],
+        version=content["shoal"],
+    )
+
+
+def _facts(content: Found) -> list[tuple[str, str]]:
+    about, settings = content["subject"], content["settings"]
+    classes = [("classes", f"{about['classes']:,}")] if about["classes"] else []
+    return [
+        ("data", about["source"]),
+        ("training samples", f"{about['samples']:,}"),
+        *classes,
+        ("parameters", f"{about['parameters']:,}"),
+        ("learning rate", digits(about["lr"])),
+        ("steps", f"{settings['steps']:,}"),
+        ("batch", f"{settings['batch']:,}"),
+        ("samples measured on", f"{settings['samples']:,}"),
+        ("seed", str(settings["seed"])),
+    ]

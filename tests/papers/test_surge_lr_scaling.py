@@ -1,0 +1,34 @@
+"""The claim's own arithmetic: its exact criteria, and how grids are judged."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from shoal.papers import surge_lr_scaling as paper
+
+
+def test_the_exact_criteria_hold() -> None:
+    figures: dict[str, float] = {}
+    assert [finding.holds for finding in paper.quadratic(figures)] == [True, True]
+    assert figures["quadratic: batch of the peak"] == pytest.approx(figures["quadratic: B_noise"], rel=1.0)
+
+
+def test_the_best_rate_is_where_a_parabola_is_lowest() -> None:
+    x = [0.0, 1.0, 2.0, 3.0]
+    assert paper.vertex(x, [(v - 1.3) ** 2 for v in x]) == pytest.approx(math.exp(1.3))
+    assert paper.vertex(x, x) == 1.0
+    assert paper.vertex(x, [-v for v in x]) == pytest.approx(math.exp(3.0))
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ({8: 1.0, 64: 2.0, 512: 1.6}, [True, True]),
+        ({8: 1.0, 64: 1.9, 512: 1.6}, [False, False]),
+        ({8: 1.0, 64: 4.0}, [True, False]),
+    ],
+)
+def test_a_surge_is_judged_from_its_peak(best: dict[int, float], expected: list[bool]) -> None:
+    assert [finding.holds for finding in paper.rises_and_falls("Adam", best)] == expected
