@@ -54,6 +54,8 @@ from shoal.optim.schedules import (
     warmup_cosine,
 )
 from shoal.optim.sgd import SGD
+from shoal.optim.shampoo import Shampoo
+from shoal.optim.soap import SOAP
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
 from shoal.optim.swats import SWATS
 from shoal.optim.upgd import UPGD
@@ -71,6 +73,7 @@ __all__ = [
     "SGD",
     "SGDP",
     "SGDW",
+    "SOAP",
     "SWATS",
     "UPGD",
     "AMSBound",
@@ -125,6 +128,7 @@ __all__ = [
     "Ranger21",
     "Rule",
     "Schedule",
+    "Shampoo",
     "Slot",
     "SlowWeights",
     "SubsetNorm",
