@@ -1,12 +1,14 @@
 """One matrix for each side of a tensor: what SOAP and Shampoo share.
 
-Tensors are stacks [n, d_1, ..., d_k], matrices are stacks [n, d, d]. The unfolding of a tensor along an axis is the matrix
-[d, all other entries] of its slices.
+Tensors are stacks [n, d_1, ..., d_k], matrices are stacks [n, d, d]. The unfolding of a tensor along an axis is the
+matrix [d, all other entries] of its slices.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +17,15 @@ from shoal.optim.core.transform import Shape
 
 PANEL = 128  # columns of a symmetric product that are worked out at once
 LONG = 512  # from this side on, on a CPU, what lies above the diagonal panels of a symmetric product is left out
+
+
+def sized(*sides: int) -> Callable[[Shape], Shape]:
+    """For slots: from any parameter's shape to these sides."""
+    return partial(_sized, sides)
+
+
+def _sized(sides: Shape, shape: Shape) -> Shape:
+    return sides
 
 
 def merged(shape: Shape, largest: int) -> Shape:
@@ -85,11 +96,12 @@ def arranged(x: Tensor, order: Tensor, axis: int) -> Tensor:
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [n, d] and eigenvectors [n, d, d] of symmetric matrices, the largest last; what is not finite is 0."""
+    """Eigenvalues [n, d] and eigenvectors [n, d, d] of symmetric matrices, the largest last; NaN and inf count as 0."""
     values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
     return values, vectors
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
     """Q of the QR decomposition of square matrices (R is not built)."""
-    return torch.linalg.householder_product(*torch.geqrf(matrix))
+    reflectors: Tensor = torch.linalg.householder_product(*torch.geqrf(matrix))
+    return reflectors

@@ -7,11 +7,11 @@ A tensor of k axes has a sum for each side, of the products of its unfoldings, a
 V. Gupta, T. Koren, Y. Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", ICML 2018, arXiv:1802.09568.
 
 Choices. Vectors are tensors of one axis: the step is that of AdaGrad with the full matrix. Sides longer than
-`max_precond_dim` keep the diagonal of their sum. Roots are taken at steps 1, 1 + k, 1 + 2k, ..., of sums that have seen
-that step's gradient. The publication's algorithm has a sum, no momentum and k = 1, which are the defaults; `beta2` makes
-the sum an average, which begins at 0 and is not corrected, and `momentum` puts an average of gradients in the place of the
-middle G. With `graft` each tensor's step has the length of SGD's, or of Adam's with the same gradient, `betas_graft` and
-`eps_graft`.
+`max_precond_dim` keep the diagonal of their sum. Roots are taken at steps 1, 1 + k, 1 + 2k, ..., of sums that have
+seen that step's gradient. The publication's algorithm has a sum, no momentum and k = 1, which are the defaults; `beta2`
+makes the sum an average, which begins at 0 and is not corrected, and `momentum` puts an average of gradients in the
+place of the middle G. With `graft` each tensor's step has the length of SGD's, or of Adam's with the same gradient,
+`betas_graft` and `eps_graft`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power
 from shoal.optim.core.transform import Granularity, Shape
-from shoal.optim.kronecker import add_gram_, along, eigen, merged, symmetric, unfolded
+from shoal.optim.kronecker import add_gram_, along, eigen, merged, sized, symmetric, unfolded
 from shoal.optim.soap import PRECONDITIONING
 
 Graft = Literal["sgd", "adam"] | None
@@ -64,7 +64,7 @@ class InverseRoots(Transform):
         found = []
         for i, d in enumerate(self.shape):
             sides = (d, d) if d <= self.largest else (d,)
-            found += [Slot(f"{name}{i}", lambda shape, sides=sides: sides) for name in ("S", "P")]
+            found += [Slot(f"{name}{i}", sized(*sides)) for name in ("S", "P")]
         return (*found, *((Slot("m"),) if self.momentum else ()))
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
@@ -92,7 +92,7 @@ class InverseRoots(Transform):
 
 
 def inverse_root(total: Tensor, root: int, eps: float) -> Tensor:
-    """(eps I + total)^(-1 / root) of symmetric matrices [n, d, d], or of diagonals [n, d]; none has a value below eps."""
+    """(eps I + total)^(-1 / root) of matrices [n, d, d] or diagonals [n, d] that are not negative but for rounding."""
     if total.dim() == 2:
         return (total + eps).clamp_min_(eps).pow_(-1.0 / root)
     values, vectors = eigen(symmetric(total))
@@ -159,7 +159,8 @@ class Shampoo(Optimizer):
         **PRECONDITIONING,
         "eps": Argument("added to the diagonals of the sums", "a finite number > 0", above(0.0)),
         "beta2": Argument(
-            "decay rate of the second moments; None: a sum", "a number in [0, 1), or None",
+            "decay rate of the second moments; None: a sum",
+            "a number in [0, 1), or None",
             _or_none(SHARED["momentum"].check),
         ),
         "graft": Argument("whose length steps have", "'sgd', 'adam' or None", lambda v: v in ("sgd", "adam", None)),
@@ -174,4 +175,6 @@ class Shampoo(Optimizer):
         settings = h.eps, h.beta2, h.momentum, h.precondition_frequency, h.max_precond_dim, shape
         if h.graft is None:
             return *decoupled(h.weight_decay), InverseRoots(*settings)
-        return *decoupled(h.weight_decay), GraftedRoots(*settings, h.graft, *h.betas_graft, h.eps_graft)
+        beta1, beta2 = h.betas_graft
+        grafted = GraftedRoots(*settings, like=h.graft, graft1=beta1, graft2=beta2, graft_eps=h.eps_graft)
+        return *decoupled(h.weight_decay), grafted

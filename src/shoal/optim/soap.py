@@ -8,10 +8,10 @@
 N. Vyas, D. Morwani, R. Zhao, M. Kwun, I. Shapira, D. Brandfonbrener, L. Janson, S. Kakade, "SOAP: Improving and
 Stabilizing Shampoo using Adam", arXiv:2409.11321 (2024).
 
-Choices, as in the authors' code. A tensor's first step moves nothing: L and R are begun, Q are their eigenvectors, and t
-counts from the second one on. That holds for vectors and numbers, too, which take Adam. Tensors of more axes have a
-factor and a basis for each side; sides longer than `max_precond_dim` have none. M lies in the basis and is turned with it
-at a refresh; V is not turned. As bias is corrected in the step size, eps is added to the uncorrected root.
+Choices, as in the authors' code. A tensor's first step moves nothing: L and R are begun, Q are their eigenvectors, and
+t counts from the second one on. That holds for vectors and numbers, too, which take Adam. Tensors of more axes have a
+factor and a basis for each side; sides longer than `max_precond_dim` have none. M lies in the basis and is turned with
+it at a refresh; V is not turned. As bias is corrected in the step size, eps is added to the uncorrected root.
 
 Of factors with sides from `kronecker.LONG` on only the part below and on the diagonal counts. A first gradient that has
 not full rank along a side leaves a part of its basis open, and then LAPACK's choice shows in the path.
@@ -19,9 +19,7 @@ not full rank along a side leaves a part of its basis open, and then LAPACK's ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -30,11 +28,11 @@ from torch import Tensor
 from shoal.optim.common import DecayAfter
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, flag, whole
-from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.ops import divide, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, maximum, one_minus_power, sqrt, where
 from shoal.optim.core.transform import Granularity, Shape
-from shoal.optim.kronecker import add_gram_, along, arranged, eigen, merged, orthonormal, symmetric
+from shoal.optim.kronecker import add_gram_, along, arranged, eigen, merged, orthonormal, sized, symmetric
 from shoal.optim.subset_norm import StepSizeAdam
 
 
@@ -64,7 +62,7 @@ class EigenbasisAdam(Transform):
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Moments in the basis, and for each side its factor L and its basis Q."""
-        matrices = [Slot(f"{name}{i}", _square(self.shape[i])) for i in self.axes for name in ("L", "Q")]
+        matrices = [Slot(f"{name}{i}", sized(self.shape[i], self.shape[i])) for i in self.axes for name in ("L", "Q")]
         return Slot("M"), Slot("V"), *matrices
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
@@ -121,14 +119,6 @@ class EigenbasisAdam(Transform):
         M.copy_(self.into(original, s))
 
 
-def _square(d: int) -> Callable[[Shape], Shape]:
-    return partial(_sides, d)
-
-
-def _sides(d: int, shape: Shape) -> Shape:
-    return d, d
-
-
 def correction(beta1: float, beta2: float, t: Scalar) -> Scalar:
     """sqrt(1 - beta2^(t - 1)) / (1 - beta1^(t - 1)), and 0 at the first step."""
     before = maximum(t - 1.0, 1.0)
@@ -144,6 +134,11 @@ class LateAdam(StepSizeAdam):
         """The weights of the new gradient and the correction, all 0 at first."""
         new1, new2 = (where(t > 1.0, 1.0 - beta, 0.0) for beta in (self.beta1, self.beta2))
         return {"new1": new1, "new2": new2, "size": correction(self.beta1, self.beta2, t)}
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """Update both moments and return the scaled step, which is 0 where no gradient has been."""
+        m, v = ema_(s.m, u, c.new1), ema_square_(s.v, u, c.beta2, c.new2)
+        return divide(m.mul(c.size), v.sqrt().add_(c.eps))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ Chain = tuple[Transform, ...]
 Memory = dict[str, Tensor]
 BLOCK = 1 << 18  # entries that a chain of element-wise transforms takes at once: they stay in the last cache
 LARGE = 1 << 13  # entries of a parameter above which stacked peers are stepped one after the other
-SMALL = 1 << 13  # entries of a parameter up to which those of one shape are put together for stacked transforms on a CPU
+SMALL = (
+    1 << 13
+)  # entries of a parameter up to which those of one shape are put together for stacked transforms on a CPU
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,13 @@ class Rule:
         """Whether `step` must be told the loss."""
         return any(transform.needs_loss for param in params for transform in self.plan(param).chain)
 
-    def by_number(self, params: Iterable[Param]) -> bool:
-        """Whether a step looks at its number, so that what it does for stacked peers must not be recorded."""
-        return any(self.plan(param).by_number for param in params)
+    def by_vmap(self, params: Iterable[Param]) -> bool:
+        """Whether stacked peers are stepped by `torch.func.vmap`, whose operations may be recorded and replayed.
+
+        Otherwise every entry is stepped by itself, or a step depends on its number and must not be recorded.
+        """
+        plans = [self.plan(param) for param in params]
+        return any(plan.granularity != "element" for plan in plans) and not any(plan.by_number for plan in plans)
 
     def remembers(self, params: Iterable[Param]) -> bool:
         """Whether there is any state."""
@@ -382,7 +388,13 @@ def _step_by_number(
         told = None if loss is None else float(loss[row])
         step_items(
             [
-                Item(plan, p[row], g[row], {name: slot[row] for name, slot in own.items()}, plan.scalars(number, rate, told))
+                Item(
+                    plan,
+                    p[row],
+                    g[row],
+                    {name: slot[row] for name, slot in own.items()},
+                    plan.scalars(number, rate, told),
+                )
                 for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True)
             ]
         )
