@@ -50,6 +50,7 @@ from shoal.optim.schedules import (
     gradual_warmup,
     large_minibatch,
     linear_scaling,
+    power_decay,
     step_decay,
     warmup_cosine,
 )
@@ -58,6 +59,7 @@ from shoal.optim.shampoo import Shampoo
 from shoal.optim.soap import SOAP
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
 from shoal.optim.swats import SWATS
+from shoal.optim.ttur import TTUR, two_time_scales
 from shoal.optim.upgd import UPGD
 from shoal.optim.velocity import CorrectedVelocity, Velocity
 from shoal.optim.xgrad import PredictedWeights, XGrad
@@ -75,6 +77,7 @@ __all__ = [
     "SGDW",
     "SOAP",
     "SWATS",
+    "TTUR",
     "UPGD",
     "AMSBound",
     "AMSGrad",
@@ -145,7 +148,9 @@ __all__ = [
     "large_minibatch",
     "linear_scaling",
     "polynomial_average",
+    "power_decay",
     "step_decay",
+    "two_time_scales",
     "warmup_cosine",
     "warmup_polynomial",
 ]

@@ -4,12 +4,14 @@
     lambda = 1 - sqrt(1 - gap / q) if gap <= q, else 1
     x <- x - lr lambda g / B
 
-f is the loss of the batch that g is of, f* a lower bound of it; q runs over all parameters. B is, before its floor eps:
+f is the loss of the batch that g is of, f* a lower bound of it; q runs over all parameters. A loss below f* moves
+nothing. With V the larger of eps and
 
-    adagrad-sqr   the sum of all g^2                  adagrad   its root
-    adam-sqr      their corrected moving average      adam      its root
+    adagrad, adagrad-sqr    the sum of all g^2
+    adam, adam-sqr          their corrected moving average
 
-Without roots, and with eps = 0, the way does not depend on the scale of the inputs. eps = 0.1 is the published code's.
+B is V for those without roots (-sqr), and the root of V for the others. Without roots, and with eps = 0, the way does
+not depend on the scale of the inputs. eps = 0.1 is the published code's.
 
 F. Abdukhakimov, C. Xiang, D. Kamzolov, R. M. Gower, M. Takac, "SANIA: Polyak-type Optimization Framework Leads to Scale
 Invariant Stochastic Algorithms", arXiv:2312.17369 (2023).
@@ -37,7 +39,7 @@ class PolyakModel(Transform):
 
     Attributes:
         root: whether B is the root of that.
-        eps: floor of B.
+        eps: floor of what the root is taken of, or of B without one.
         lb: lower bound of the loss.
     """
 
@@ -53,20 +55,20 @@ class PolyakModel(Transform):
         return (Slot("v"),)
 
     def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
-        """Take in the gradient; B, or its square."""
+        """Take in the gradient; B, or its square, without the floor."""
         v: Tensor = s.v.add_(u * u)
         return v
 
     def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
         """q."""
-        v = self.squares(u, s, c)
-        s.step = divide(u, torch.clamp(v.sqrt() if self.root else v, min=self.eps))
+        v = torch.clamp(self.squares(u, s, c), min=self.eps)
+        s.step = divide(u, v.sqrt_() if self.root else v)
         return {"q": (u * s.step).sum(dtype=torch.float64)}
 
     def settle(self, s: State, c: Scalars) -> dict[str, Tensor]:
         """lambda."""
         share = 2.0 * (c.loss - self.lb) / torch.where(c.q > 0, c.q, 1.0)
-        return {"length": 1.0 - torch.sqrt(torch.clamp(1.0 - share, min=0.0))}
+        return {"length": 1.0 - torch.sqrt(1.0 - torch.clamp(share, min=0.0, max=1.0))}
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Scale."""
@@ -85,7 +87,7 @@ class MovingPolyakModel(PolyakModel):
         return {"new2": 1.0 - self.beta2, "weight2": one_minus_power(self.beta2, t)}
 
     def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
-        """Take in the gradient; B, or its square."""
+        """Take in the gradient; B, or its square, without the floor."""
         v: Tensor = ema_square_(s.v, u, c.beta2, c.new2) / c.weight2
         return v
 
