@@ -1,4 +1,4 @@
-"""Stacked transforms: what they are given, alone, among equal shapes, as stacked peers, and in chains that cannot stack."""
+"""Stacked transforms: what they get, alone, among equal shapes, as stacked peers, and in chains that cannot stack."""
 
 from __future__ import annotations
 
@@ -101,9 +101,7 @@ def test_peers_go_the_separate_way(links: tuple[Transform, ...], before: tuple[i
     for step in range(1, 8):
         gradients = [torch.randn(p.shape, generator=random, dtype=torch.float64) for p in stacked]
         t = torch.tensor([float(step + b) for b in before], dtype=torch.float64)
-        rule.step(
-            PARAMS, stacked, gradients, rule.views(memory, PARAMS), t, torch.tensor(rates, dtype=torch.float64)
-        )
+        rule.step(PARAMS, stacked, gradients, rule.views(memory, PARAMS), t, torch.tensor(rates, dtype=torch.float64))
         for i in range(3):
             own = [g[i] for g in gradients]
             rule.step(PARAMS, alone[i], own, rule.views(memories[i], PARAMS), float(t[i]), rates[i])
