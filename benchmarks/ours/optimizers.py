@@ -1,7 +1,8 @@
 """One step of many optimizers over the same list of parameters, each beside torch's fused AdamW in the same breath.
 
-`python -m benchmarks.ours.optimizers <list> <repetitions> [rivals] [compiled-rivals]` prints JSON on its last line: for
-each arm the CPU seconds of a step in every repetition. One thread, so that the load of the machine matters little.
+`python -m benchmarks.ours.optimizers <list> <repetitions> [rivals] [compiled-rivals] [only=SOAP,...]` prints JSON on
+its last line: for each arm the CPU seconds of a step in every repetition. One thread, so that the load of the machine
+matters little.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from shoal.optim.core.recording import source
 from shoal.optim.core.rule import Plan
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "SOAP": {"max_precond_dim": 4096},  # no basis of 8,192 entries: that takes half a minute
+    "Shampoo": {"precondition_frequency": 10},
+}
+PERIODS = {"SOAP": 10, "Shampoo": 10}  # steps of which one is longer than the others: they are measured together
 BYTES_ADAMW, NAMED = 7, {"AdamMini", "BAdam", "LOMO", "AdaLomo"}  # these need more than a list of tensors
 
 
@@ -59,7 +65,8 @@ def _maker(cls: type[Optimizer], **settings: Any) -> Make:
 
 def _needed(cls: type[Optimizer]) -> dict[str, Any]:
     required = inspect.signature(cls).parameters["lr"].default is inspect.Parameter.empty
-    return {**({"lr": 1e-3} if required else {}), **({"t_max": 100_000} if cls.__name__ == "Ranger21" else {})}
+    own = SETTINGS.get(cls.__name__, {})
+    return {**own, **({"lr": 1e-3} if required else {}), **({"t_max": 100_000} if cls.__name__ == "Ranger21" else {})}
 
 
 def _classes() -> list[type[Optimizer]]:
@@ -120,6 +127,10 @@ def rivals(compiled: bool) -> dict[str, Make]:
         arms[f"pytorch-optimizer {name}"] = lambda ps, cls=cls: cls(ps, lr=1e-3)
         if compiled:
             arms[f"pytorch-optimizer {name}, compiled"] = lambda ps, cls=cls: _compiled(cls(ps, lr=1e-3))
+    soap = {"lr": 1e-3, "betas": (0.95, 0.95), "precondition_frequency": 10, "merge_dims": False}
+    arms["pytorch-optimizer SOAP"] = lambda ps: po.SOAP(ps, **soap, max_precondition_dim=4096)
+    arms["pytorch-optimizer Shampoo"] = lambda ps: po.Shampoo(ps, lr=1e-3, preconditioning_compute_steps=10)
+    arms["heavyball SOAP, compiled"] = lambda ps: heavyball.SOAP(ps, **soap, max_precond_dim=4096)
     for name in ("AdamW", "LaProp", "ADOPT"):
         for family in (f"Foreach{name}", name):
             cls = getattr(heavyball, family, None)
@@ -148,7 +159,7 @@ def measure(shapes: Sequence[tuple[int, ...]], steps: int, repetitions: int, arm
             if p.grad is None:  # some take it away
                 p.grad = torch.randn_like(p)
 
-    def seconds(optimizer: torch.optim.Optimizer, ps: list[nn.Parameter]) -> float:
+    def seconds(optimizer: torch.optim.Optimizer, ps: list[nn.Parameter], steps: int = steps) -> float:
         total = 0.0
         for _ in range(steps):
             gradients(ps)
@@ -173,7 +184,8 @@ def measure(shapes: Sequence[tuple[int, ...]], steps: int, repetitions: int, arm
             continue
         pairs = []
         for _ in range(repetitions):
-            a, one, b = seconds(fused, fused_ps), seconds(optimizer, ps), seconds(fused, fused_ps)
+            some = max(steps, *(period for rule, period in PERIODS.items() if rule in name), 0)
+            a, one, b = seconds(fused, fused_ps), seconds(optimizer, ps, some), seconds(fused, fused_ps)
             pairs.append((one, (a + b) / 2))
         found[name] = {"seconds": [p[0] for p in pairs], "fused": [p[1] for p in pairs], "first": first}
         print(f"{name}: {sorted(a / b for a, b in pairs)[len(pairs) // 2]:.2f} x fused", file=sys.stderr, flush=True)
@@ -187,8 +199,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     make, steps = LISTS[which]
     arms = torchs() | ours()
-    if rest:
+    if {"rivals", "compiled-rivals"} & set(rest):
         arms |= rivals("compiled-rivals" in rest)
+    for wanted in (part.removeprefix("only=").split(",") for part in rest if part.startswith("only=")):
+        arms = {name: make for name, make in arms.items() if any(word in name for word in wanted)}
     result = measure(make(), steps, int(repetitions), arms)
     costs = {cls.__name__: describe(cls) for cls in _classes()}
     print(json.dumps({"list": which, "arms": result, "costs": costs}))

@@ -211,6 +211,19 @@ OPTIMIZERS: Mapping[str, Method] = {
         paper="large-batch-reality",
         lr=0.01,
     ),
+    # -- a matrix for each side
+    "shampoo": Method(
+        "shoal.optim.shampoo:Shampoo.rule",
+        "gradients between inverse roots of their second moments by rows and columns",
+        state=lambda m, n: 8 * (m * m + n * n),
+        lr=0.1,
+    ),
+    "soap": Method(
+        "shoal.optim.soap:SOAP.rule",
+        "Adam in the eigenbasis of Shampoo's factors",
+        state=lambda m, n: 8 * m * n + 8 * (m * m + n * n),
+        paper="soap",
+    ),
     # -- less state
     "adam-mini": Method(
         "shoal.optim.adam_mini:AdamMini.rule",

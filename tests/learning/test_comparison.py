@@ -35,7 +35,7 @@ from shoal.tensors.random import key, normal
 from tests.optim.catalogue import SETTINGS, optimizers
 
 GRID = {"rates": [0.001, 0.01, 0.1], "steps": 12, "batch": 8, "seeds": [0, 1], "tuning_seeds": [7, 8], "workers": 1}
-RANDOM = {"APOLLO", "APOLLOMini", "UPGD", "SubspaceMomentum", "AdamSNSM"}  # stacked peers draw numbers of their own
+RANDOM = {"APOLLO", "APOLLOMini", "UPGD"}  # stacked peers draw numbers of their own
 
 
 def learnable(samples: int = 160, width: int = 9, classes: int = 4, seed: int = 0) -> Dataset:
@@ -108,6 +108,7 @@ def test_each_optimizer_does_stacked_what_it_does_in_a_torch_loop(name: str) -> 
     cls: type[Optimizer] = optimizers()[name]
     own = {k: v for k, v in SETTINGS.get(name, {}).items() if k != "lr"}
     own |= {"blocks": "row"} if name == "AdamMini" else {}
+    own |= {"max_precond_dim": 4} if name == "SOAP" else {}  # longer sides have a null space, of no certain basis
     contenders = {"stacked": Contender(cls, own), "loop": Contender(cls, own, stacked=False)}
     found = compare(contenders, mlp_task(), **{**GRID, "rates": [0.003, 0.02]}, schedule=partial(warmup_cosine))
     assert found["loop"].path == "one by one"

@@ -112,7 +112,7 @@ class BatchedTraining:
         self._traced = problem.traced
         self._step: Callable[..., None] = partial(rule.step, problem.params)
         self._tells_loss = rule.needs_loss(problem.params)
-        if not rule.element_wise(problem.params):  # by vmap, which is slow to enter
+        if rule.by_vmap(problem.params):  # which is slow to enter
             self._step = Traced(self._step, in_place=True)
         self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
 

@@ -55,7 +55,7 @@ class MixedTraining:
         found = self._steps.get(id(rule))
         if found is None:
             step: Callable[..., None] = partial(rule.step, self._problem.params)
-            if not rule.element_wise(self._problem.params):
+            if rule.by_vmap(self._problem.params):
                 step = Traced(step, in_place=True)
             found = self._steps[id(rule)] = rule, step
         return found[1]

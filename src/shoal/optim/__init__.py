@@ -61,6 +61,8 @@ from shoal.optim.schedules import (
     warmup_cosine,
 )
 from shoal.optim.sgd import SGD
+from shoal.optim.shampoo import Shampoo
+from shoal.optim.soap import SOAP
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
 from shoal.optim.swats import SWATS
 from shoal.optim.ttur import TTUR, two_time_scales
@@ -79,6 +81,7 @@ __all__ = [
     "SGD",
     "SGDP",
     "SGDW",
+    "SOAP",
     "SWATS",
     "TTUR",
     "UPGD",
@@ -144,6 +147,7 @@ __all__ = [
     "Rule",
     "ScalarScaling",
     "Schedule",
+    "Shampoo",
     "Slot",
     "SlowWeights",
     "SubsetNorm",

@@ -11,13 +11,17 @@ H. Zhu, Z. Zhang, W. Cong, X. Liu, S. Park, V. Chandra, B. Long, D. Z. Pan, Z. W
 AdamW-level Performance", arXiv:2412.05270 (2024).
 
 Choices. As in the authors' code, bias is corrected in the step size, M and V are kept when P changes, and `scale` is
-the square of the paper's alpha (Mini: alpha = sqrt(128)). P is not state: it is drawn from its seed at each step. The
-limiter acts before sqrt(scale). Parameters that are not matrices, and groups with rank=None, get AdamW.
+the square of the paper's alpha (Mini: alpha = sqrt(128)). P is not state: it is drawn from its seed, again and again
+where those of all matrices take more than `KEPT` bytes. The limiter acts before sqrt(scale).
+Parameters that are not matrices, and groups with rank=None, get AdamW.
 """
 
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,14 +31,15 @@ from torch import Tensor
 from shoal.optim.common import DecayAfter
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, above, at_least, whole
-from shoal.optim.core.ops import ema_, ema_square_, select
+from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.scalars import Scalar, floor, one_minus_power, sqrt
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.core.transform import Granularity, Shape
 from shoal.optim.subset_norm import StepSizeAdam
 from shoal.tensors.random import derive, normal
 
 TINY = 1e-8  # in the divisions by norms
+KEPT = 64 << 20  # bytes of projections that are not drawn again at each step
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class ProjectedScaling(Transform):
     whole: bool = False
 
     granularity: ClassVar[Granularity] = "tensor"
+    stacked: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -78,26 +84,28 @@ class ProjectedScaling(Transform):
         return {
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
-            "epoch": floor((t - 1.0) / self.gap),
+            "epoch": (t - 1.0) // self.gap,
             "first": t == 1.0,
             "size": math.sqrt(self.scale) * corrected,
         }
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Update the moments of the projection and return the scaled update."""
-        axis = 1 if u.shape[0] >= u.shape[1] else 0
-        P = projection(s.seed, torch.as_tensor(c.epoch).to(torch.int64), self.rank, tuple(u.shape), u.dtype)
-        R = u @ P.mT if axis else P.mT @ u
+        rows, columns = u.shape[1:]
+        axis = 2 if rows >= columns else 1
+        P = _projections(s.seed, int(c.epoch), self.rank, (rows, columns), u.dtype)
+        R = u @ P.mT if axis == 2 else P.mT @ u
         M, V = ema_(s.M, R, c.new1), ema_square_(s.V, R, c.beta2, c.new2)
-        over = (0, 1) if self.whole else axis
+        over = (1, 2) if self.whole else axis
         scaled: Tensor = _norm(M / V.sqrt().add_(c.eps), over) / (_norm(R, over) + TINY)
         size: Tensor | float = c.size
         if self.growth is not None:
-            length = _norm(scaled * _norm(u, axis), (0, 1)).view(())  # of the scaled update, without making it
-            excess = (length / (s.norm + TINY)).clamp(min=c.growth) / c.growth
-            excess = select(c.first, torch.ones_like(excess), excess)
+            length = _norm(scaled * _norm(u, axis), (1, 2)).view(-1)  # of the scaled update, without making it
+            excess = torch.ones_like(length)
+            if not c.first:
+                excess = (length / (s.norm + TINY)).clamp(min=c.growth) / c.growth
             s.norm.copy_(length / excess)
-            size = size / excess
+            size = (size / excess).view(-1, 1, 1)
         return u * (scaled * size)
 
 
@@ -110,7 +118,7 @@ def projection(seed: Tensor, epoch: Tensor, rank: int, shape: Shape, dtype: torc
     """The random P of a matrix: [rank, n] for [m >= n, n], [m, rank] for [m, n > m]; entries from N(0, 1 / rank).
 
     Args:
-        seed: 0-dim int64, the parameter's.
+        seed: int64, the parameter's; with dimensions, a P for each.
         epoch: 0-dim int64, how many projections there were before.
         rank, shape: of the projection, of the matrix.
         dtype: float32 or float64.
@@ -118,6 +126,27 @@ def projection(seed: Tensor, epoch: Tensor, rank: int, shape: Shape, dtype: torc
     m, n = shape
     drawn = normal(derive(seed, "projection", epoch), (rank, n) if m >= n else (m, rank), dtype=dtype)
     return drawn.mul_(rank**-0.5)
+
+
+_drawn: OrderedDict[Hashable, Tensor] = OrderedDict()  # the latest used last
+_drawing = threading.Lock()
+
+
+def _projections(seeds: Tensor, epoch: int, rank: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """The P of each of some matrices of one shape; the latest ones are kept, up to `KEPT` bytes."""
+    key = (tuple(seeds.tolist()), epoch, rank, shape, dtype, seeds.device)
+    with _drawing:
+        found = _drawn.get(key)
+        if found is not None:
+            _drawn.move_to_end(key)
+            return found
+    found = projection(seeds, torch.tensor(epoch, device=seeds.device), rank, shape, dtype)
+    with _drawing:
+        _drawn[key] = found
+        held = sum(P.nbytes for P in _drawn.values())
+        while held > KEPT:
+            held -= _drawn.popitem(last=False)[1].nbytes
+    return found
 
 
 class APOLLO(Optimizer):

@@ -28,9 +28,9 @@ from torch import Tensor
 from shoal.optim.common import DecayAfter
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, flag, fractions, whole
-from shoal.optim.core.ops import choose, ema_, ema_square_, plus_
+from shoal.optim.core.ops import ema_, ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt, where
+from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.core.transform import Granularity, Shape
 
 
@@ -102,6 +102,7 @@ class SubsetAdam(StepSizeAdam):
     subset: int | None = None
 
     granularity: ClassVar[Granularity] = "tensor"
+    stacked: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -119,17 +120,12 @@ class SubsetAdam(StepSizeAdam):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Update both moments and return the scaled step."""
-        if self.subset is None:
-            side = longer(u.shape)
-            squares, axes = u.square().sum(1 - side), ((-1, 1), (1, -1))[side]
-        else:
-            squares, axes = u.reshape(-1, self.subset).square().sum(1), (-1, 1)
-        v = plus_(s.v.mul_(c.beta2), squares, c.new2)
-        scales: Tensor = c.size / v.sqrt().add_(c.eps)
-        n = self.numerator(u, s, c)
+        subsets, axis = u, 2 - longer(u.shape[1:])
         if self.subset is not None:
-            n = n.reshape(-1, self.subset)
-        return (n * scales.view(axes)).view(u.shape)
+            subsets, axis = u.reshape(len(u), -1, self.subset), 2
+        v = plus_(s.v.mul_(c.beta2), subsets.square().sum(axis), c.new2)
+        scales: Tensor = c.size / v.sqrt().add_(c.eps)
+        return (self.numerator(u, s, c).reshape(subsets.shape) * scales.unsqueeze(axis)).view(u.shape)
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,7 @@ class SubspaceAverage(Transform):
     Attributes:
         beta1: decay rate of the momentum.
         rank: dimensions of the subspace, at most those of the shorter side.
-        gap: steps until the subspace is taken anew. (Stacked peers compute it at each step.)
+        gap: steps until the subspace is taken anew.
     """
 
     beta1: float = 0.9
@@ -147,6 +143,7 @@ class SubspaceAverage(Transform):
     gap: int = 200
 
     granularity: ClassVar[Granularity] = "tensor"
+    stacked: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -208,19 +205,15 @@ def subspace_slots(rank: int) -> tuple[Slot, ...]:
 def subspace_numbers(beta1: float, gap: int, t: Scalar) -> dict[str, Any]:
     """What `subspace_average` needs."""
     anew = (t - 1.0) % gap == 0.0
-    return {"anew": anew, "kept": where(anew, 0.0, beta1), "new1": 1.0 - beta1}
+    return {"anew": anew, "kept": 0.0 if anew else beta1, "new1": 1.0 - beta1}
 
 
 def subspace_average(u: Tensor, s: State, c: Scalars, rank: int) -> Tensor:
-    """P m + (u - P P^T u), with m updated, and first P if it is time."""
-    across = longer(u.shape) == 1
-
-    def top() -> Tensor:
+    """P m + (u - P P^T u) of stacked matrices [n, rows, columns], with m updated, and first P if it is time."""
+    across = longer(u.shape[1:]) == 1
+    if c.anew:
         left, _, right = torch.linalg.svd(u, full_matrices=False)
-        vectors: Tensor = left if across else right.mT
-        return vectors[:, :rank]
-
-    s.basis.copy_(choose(c.anew, top, lambda: s.basis))
+        s.basis.copy_((left if across else right.mT)[..., :rank])
     inside = s.basis.mT @ u if across else u @ s.basis
     m = plus_(s.m.mul_(c.kept), inside, c.new1)
     moved = m - inside

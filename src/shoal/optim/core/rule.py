@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ Chain = tuple[Transform, ...]
 Memory = dict[str, Tensor]
 BLOCK = 1 << 18  # entries that a chain of element-wise transforms takes at once: they stay in the last cache
 LARGE = 1 << 13  # entries of a parameter above which stacked peers are stepped one after the other
+SMALL = (
+    1 << 13
+)  # entries of a parameter up to which those of one shape are put together for stacked transforms on a CPU
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,14 @@ class Rule:
     def needs_loss(self, params: Iterable[Param]) -> bool:
         """Whether `step` must be told the loss."""
         return any(transform.needs_loss for param in params for transform in self.plan(param).chain)
+
+    def by_vmap(self, params: Iterable[Param]) -> bool:
+        """Whether stacked peers are stepped by `torch.func.vmap`, whose operations may be recorded and replayed.
+
+        Otherwise every entry is stepped by itself, or a step depends on its number and must not be recorded.
+        """
+        plans = [self.plan(param) for param in params]
+        return any(plan.granularity != "element" for plan in plans) and not any(plan.by_number for plan in plans)
 
     def remembers(self, params: Iterable[Param]) -> bool:
         """Whether there is any state."""
@@ -191,6 +202,9 @@ class Rule:
         lr: Tensor,
         loss: Tensor | None,
     ) -> None:
+        if any(plan.by_number for plan in plans):
+            _step_by_number(plans, parameters, gradients, state, t, lr, loss)
+            return
         shared: dict[tuple[tuple[int, float], torch.dtype], list[dict[str, Tensor]]] = {}
 
         def numbers(plan: Plan, p: Tensor) -> list[dict[str, Tensor]]:
@@ -238,6 +252,8 @@ class Plan:
         shares: for each transform, its names of such slots.
         granularity: the coarsest of the chain.
         rated: whether the update that comes out includes the learning rate.
+        by_number: whether there are stacked transforms, which may look at the number of the step.
+        stacks: whether the whole chain takes n parameters [n, ...] at once.
         kernel: its compiled step, or why there is none, once somebody asked for it (compiled.py).
     """
 
@@ -265,6 +281,9 @@ class Plan:
         grains |= {transform.granularity for transform in chain}
         self.granularity = "model" if "model" in grains else "tensor" if "tensor" in grains else "element"
         self.rated = any(transform.rated for transform in chain)
+        self.by_number = any(transform.stacked for transform in chain)
+        self.stacks = all(transform.stacked or transform.granularity == "element" for transform in chain)
+        self._dims = len(shape)
         self.model_wide = [i for i, transform in enumerate(chain) if transform.granularity == "model"]
         self._before = [i for i, transform in enumerate(chain) if transform.acts("before")]
         self._after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
@@ -341,7 +360,12 @@ class Plan:
     ) -> Tensor:
         """Apply the transforms from `start` to before `stop`."""
         for i in range(start, len(self.chain) if stop is None else stop):
-            u = self.chain[i].apply(u, p, g, states[i], scalars[i])
+            transform, own = self.chain[i], states[i]
+            if transform.stacked and p.dim() == self._dims:
+                own = SimpleNamespace(**{name: slot.unsqueeze(0) for name, slot in vars(own).items()})
+                u = transform.apply(u.unsqueeze(0), p.unsqueeze(0), g.unsqueeze(0), own, scalars[i]).squeeze(0)
+            else:
+                u = transform.apply(u, p, g, own, scalars[i])
         return u
 
     def step(self, p: Tensor, g: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
@@ -381,6 +405,60 @@ def _step_rows(
         step_items([Item(plan, p[row], g[row], {name: slot[row] for name, slot in state.items()}, scalars[key])])
 
 
+def _step_by_number(
+    plans: Sequence[Plan],
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    state: Sequence[Memory],
+    t: Tensor,
+    lr: Tensor,
+    loss: Tensor | None,
+) -> None:
+    """Stacked peers that are at the same step together; one after the other where a chain cannot take them stacked."""
+    rows: dict[float, list[int]] = {}
+    for row, number in enumerate(t.tolist()):
+        rows.setdefault(number, []).append(row)
+    together = [plan.stacks and not plan.model_wide for plan in plans]
+    if all(together):
+        for number, some in rows.items():
+            for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+                _step_peers(plan, p, g, own, number, lr, some)
+        return
+    for row, (number, rate) in enumerate(zip(t.tolist(), lr.tolist(), strict=True)):
+        told = None if loss is None else float(loss[row])
+        step_items(
+            [
+                Item(
+                    plan,
+                    p[row],
+                    g[row],
+                    {name: slot[row] for name, slot in own.items()},
+                    plan.scalars(number, rate, told),
+                )
+                for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True)
+            ]
+        )
+
+
+def _step_peers(plan: Plan, p: Tensor, g: Tensor, state: Memory, t: float, lr: Tensor, rows: list[int]) -> None:
+    """One parameter of those stacked peers that are at step t."""
+    own = {key: state[key] for key in plan.keys}
+    if len(rows) < len(p):
+        index = torch.tensor(rows, device=p.device)
+        whole = [p, *own.values()]
+        p, g, lr = p[index], g[index], lr[index]
+        own = {key: slot[index] for key, slot in own.items()}
+    else:
+        whole = []
+    rates = lr.tolist()
+    rate: Scalar = rates[0]
+    if any(other != rates[0] for other in rates):
+        rate = lr.to(compute_dtype(p.dtype)).view(-1, *(1,) * (p.dim() - 1))
+    _step(plan, p, g, own, plan.scalars(t, rate), negate=False)
+    for before, after in zip(whole, (p, *own.values()), strict=False):
+        before.index_copy_(0, index, after)
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a rule computes in and keeps its state in: float32, or float64 for float64 parameters."""
     return torch.promote_types(dtype, torch.float32)
@@ -408,11 +486,36 @@ def step_items(items: Sequence[Item]) -> None:
     if any(item.plan.model_wide for item in items):
         _step_together(items)
         return
+    alike: dict[Any, list[Item]] = {}
     for item in items:
-        if item.plan.granularity == "element" and item.p.numel() > BLOCK and _in_blocks(item):
+        if item.plan.by_number and item.plan.stacks and _to_stack(item.p):
+            key = (id(item.scalars), item.p.shape, item.p.dtype, item.g.dtype, item.p.device, item.negate)
+            alike.setdefault(key, []).append(item)
+        elif item.plan.granularity == "element" and item.p.numel() > BLOCK and _in_blocks(item):
             _step_in_blocks(item)
         else:
             _step(item.plan, item.p, item.g, item.state, item.scalars, item.negate)
+    for some in alike.values():
+        _step_alike(some)
+
+
+def _to_stack(p: Tensor) -> bool:
+    """Whether parameters like this are worth copying into one stack: where calls take longer than what they do."""
+    return p.device.type != "cpu" or p.numel() <= SMALL
+
+
+def _step_alike(items: Sequence[Item]) -> None:
+    """One step of parameters of one shape with the same chain and scalars, as one stack."""
+    first, *others = items
+    if not others:
+        _step(first.plan, first.p, first.g, first.state, first.scalars, first.negate)
+        return
+    p, g = (torch.stack(list(parts)) for parts in zip(*((item.p, item.g) for item in items), strict=True))
+    state = {key: torch.stack([item.state[key] for item in items]) for key in first.plan.keys}
+    _step(first.plan, p, g, state, first.scalars, first.negate)
+    torch._foreach_copy_([item.p for item in items], list(p.unbind()))
+    for key, slot in state.items():
+        torch._foreach_copy_([item.state[key] for item in items], list(slot.unbind()))
 
 
 def _in_blocks(item: Item) -> bool:

@@ -2,7 +2,8 @@
 
 A transform turns the update `u` (the gradient at first) of one parameter of one peer into what the next one gets. It is
 written once, for a single tensor, and never looks at a value: the same lines step a parameter, the stacked parameters
-`[n, ...]` of n peers, or become a compiled loop (compiled.py).
+`[n, ...]` of n peers, or become a compiled loop (compiled.py). One that does something at some steps only, such as a
+decomposition, is `stacked`: it is written for n tensors of one shape, and may look at the number of the step.
 """
 
 from __future__ import annotations
@@ -72,11 +73,15 @@ class Transform:
             "tensor" (norms, rows, products: a whole parameter) or "model" (sums over all parameters: `measure`).
         rated: whether what comes out has been multiplied by the learning rate already.
         needs_loss: whether it must be told the loss of the batch that the gradient is of: `c.loss`.
+        stacked: whether `apply` takes tensors [n, ...] of n parameters (of one model, or one of each of n peers) that
+            are at the same step, n >= 1, and slots [n, ...]. `t` and what `derived` makes of it alone are floats then,
+            on which it may branch; rates of peers may be tensors that broadcast. It has no other phase than `apply`.
     """
 
     granularity: ClassVar[Granularity] = "element"
     rated: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
+    stacked: ClassVar[bool] = False
 
     @property
     def slots(self) -> tuple[Slot, ...]:
