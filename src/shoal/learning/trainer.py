@@ -132,6 +132,11 @@ class Trainer:
             raise ValueError(
                 f"optimizer: {rule.name} needs the loss of its own batch, and cannot step by a gradient alone"
             )
+        if asked := rule.given(problem.params):
+            raise ValueError(
+                f"optimizer: {rule.name} needs more of its own batch ({', '.join(asked)}), and cannot step by a "
+                "gradient alone"
+            )
         result, kept = vector.clone(), {name: buffer.clone() for name, buffer in memory.items()}
         parameters, gradients = (list(problem.split(flat)[0].values()) for flat in (result, gradient))
         rate = rule.lr if lr is None else lr

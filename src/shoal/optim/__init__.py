@@ -6,7 +6,9 @@ An optimizer is a chain of small transforms (`shoal.optim.core`), one file a met
 from shoal.optim.adabound import AdaBound, AMSBound
 from shoal.optim.adadelta import Adadelta
 from shoal.optim.adafactor import AdaFactor
+from shoal.optim.adafisher import AdaFisher, AdaFisherW
 from shoal.optim.adagrad import Adagrad
+from shoal.optim.adahessian import AdaHessian
 from shoal.optim.adalomo import LOMO, AdaLomo
 from shoal.optim.adam import Adam, AdamScaling
 from shoal.optim.adam_atan2 import AdamAtan2
@@ -78,6 +80,9 @@ __all__ = [
     "APOLLOMini",
     "AdaBound",
     "AdaFactor",
+    "AdaFisher",
+    "AdaFisherW",
+    "AdaHessian",
     "AdaLomo",
     "AdaMax",
     "AdaMod",

@@ -8,8 +8,12 @@ f is the loss of the batch that g is of, f* a lower bound of it; q runs over all
 
     adagrad-sqr   the sum of all g^2                  adagrad   its root
     adam-sqr      their corrected moving average      adam      its root
+    hutchinson    |D|, D the corrected moving average of z * (H z), z random signs, H the Hessian of the batch's loss
+    newton        H itself, to which eps is added: B^-1 g comes from conjugate gradients
 
-Without roots, and with eps = 0, the way does not depend on the scale of the inputs. eps = 0.1 is the published code's.
+The last two need a graph by which to differentiate twice, as in `step(loss=loss)`. Without roots, and with eps = 0, the
+way does not depend on the scale of the inputs; Newton's does not depend on any linear map of them, as far as conjugate
+gradients are solved (`cg_steps`). Where they meet no positive curvature they stop. eps = 0.1 is the published code's.
 
 F. Abdukhakimov, C. Xiang, D. Kamzolov, R. M. Gower, M. Takac, "SANIA: Polyak-type Optimization Framework Leads to Scale
 Invariant Stochastic Algorithms", arXiv:2312.17369 (2023).
@@ -24,11 +28,11 @@ import torch
 from torch import Tensor
 
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.core.arguments import finite
-from shoal.optim.core.ops import divide, ema_square_
+from shoal.optim.core.arguments import finite, whole
+from shoal.optim.core.ops import divide, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power
-from shoal.optim.core.transform import Granularity
+from shoal.optim.core.transform import Granularity, seed
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,14 @@ class PolyakModel(Transform):
         v: Tensor = s.v.add_(u * u)
         return v
 
+    def direction(self, u: Tensor, s: State, c: Scalars) -> Tensor:
+        """B^-1 u."""
+        v = self.squares(u, s, c)
+        return divide(u, torch.clamp(v.sqrt() if self.root else v, min=self.eps))
+
     def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
         """q."""
-        v = self.squares(u, s, c)
-        s.step = divide(u, torch.clamp(v.sqrt() if self.root else v, min=self.eps))
+        s.step = self.direction(u, s, c)
         return {"q": (u * s.step).sum(dtype=torch.float64)}
 
     def settle(self, s: State, c: Scalars) -> dict[str, Tensor]:
@@ -90,16 +98,64 @@ class MovingPolyakModel(PolyakModel):
         return v
 
 
-KINDS = ("adagrad-sqr", "adagrad", "adam-sqr", "adam")
+@dataclass(frozen=True)
+class HutchinsonPolyakModel(MovingPolyakModel):
+    """lambda u / B, with B from a moving average of estimates of the Hessian's diagonal, corrected for its start."""
+
+    given: ClassVar[tuple[str, ...]] = ("curvature",)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The average, and what the signs are drawn from."""
+        return Slot("D"), seed()
+
+    def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
+        """Take in the estimate; its average without sign."""
+        if s.curvature is None:
+            raise ValueError("given: got no curvature; z * (H z) in the shape of each parameter is needed")
+        diagonal: Tensor = ema_(s.D, s.curvature, c.new2) / c.weight2
+        return diagonal.abs()
+
+
+@dataclass(frozen=True)
+class NewtonPolyakModel(PolyakModel):
+    """lambda H^-1 g, eps being added to H.
+
+    Attributes:
+        cg_steps: of conjugate gradients, at most.
+    """
+
+    cg_steps: int = 20
+    given: ClassVar[tuple[str, ...]] = ("newton",)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Nothing is kept."""
+        return ()
+
+    def direction(self, u: Tensor, s: State, c: Scalars) -> Tensor:
+        """What was found."""
+        if s.newton is None:
+            raise ValueError("given: got no newton; H^-1 g in the shape of each parameter is needed")
+        found: Tensor = s.newton
+        return found
+
+
+KINDS = ("adagrad-sqr", "adagrad", "adam-sqr", "adam", "hutchinson", "newton")
 
 
 class SANIA(Optimizer):
-    """Polyak steps under a preconditioner; needs the loss. `lr` only scales (1 is published). Groups are one vector."""
+    """Polyak steps under a preconditioner; needs the loss. `lr` only scales (1 is published). Groups are one vector.
+
+    With "hutchinson" and "newton" it needs the loss with its graph: `step(loss=loss)` without a backward pass before.
+    """
 
     about: ClassVar[dict[str, Argument]] = {
         "preconditioner": Argument("what B is made of", f"one of {', '.join(KINDS)}", lambda value: value in KINDS),
-        "beta2": Argument("decay rate of Adam's squares", "a number in [0, 1)", lambda v: finite(v) and 0.0 <= v < 1.0),
+        "beta2": Argument("decay rate of Adam's squares and of Hutchinson's estimates", "a number in [0, 1)", lambda v: finite(v) and 0.0 <= v < 1.0),
         "lb": Argument("lower bound of the loss", "a finite number", finite),
+        "cg_steps": Argument("steps of conjugate gradients for Newton's direction", "a whole number >= 1", whole(1)),
+        "seed": Argument("of Hutchinson's signs", "a whole number >= 0", whole(0)),
     }
 
     lr: float = 1.0
@@ -107,10 +163,16 @@ class SANIA(Optimizer):
     beta2: float = 0.999
     eps: float = 0.1
     lb: float = 0.0
+    cg_steps: int = 20
+    seed: int = 0
 
     @classmethod
     def links(cls, h: Settings, param: Param) -> Chain:
         """One transform."""
+        if h.preconditioner == "hutchinson":
+            return (HutchinsonPolyakModel(False, h.eps, h.lb, h.beta2),)
+        if h.preconditioner == "newton":
+            return (NewtonPolyakModel(False, h.eps, h.lb, h.cg_steps),)
         root = not h.preconditioner.endswith("-sqr")
         if h.preconditioner.startswith("adagrad"):
             return (PolyakModel(root, h.eps, h.lb),)

@@ -59,6 +59,11 @@ def number(name: str, start: float = 0.0) -> Slot:
     return Slot(name, lambda shape: (), torch.float64, start)
 
 
+def seed() -> Slot:
+    """What random numbers of each parameter are drawn from, by the name "seed"."""
+    return Slot("seed", lambda shape: (), torch.int64, "seed")
+
+
 def shared(name: str, start: float = 0.0) -> Slot:
     """A number that the whole model has, in double precision."""
     return dataclasses.replace(number(name, start), shared=True)
@@ -72,11 +77,19 @@ class Transform:
             "tensor" (norms, rows, products: a whole parameter) or "model" (sums over all parameters: `measure`).
         rated: whether what comes out has been multiplied by the learning rate already.
         needs_loss: whether it must be told the loss of the batch that the gradient is of: `c.loss`.
+        given: further tensors of each parameter that it must be given at a step (`awaits`). It finds them in `s`, None
+            where there are none; they are not stored. Those that somebody supplies:
+
+            "curvature": z * (H z) in the parameter's shape, H being the Hessian of that loss, and z random signs, drawn
+            from the transform's slot "seed" and the number of the step (`curvature.signs`);
+            "newton": H^-1 g by conjugate gradients, with the settings `cg_steps` and `eps` (`curvature.newton`);
+            "inputs", "outputs": normalised factors of a layer's Fisher matrix (`shoal.optim.factors`).
     """
 
     granularity: ClassVar[Granularity] = "element"
     rated: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
+    given: ClassVar[tuple[str, ...]] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -92,6 +105,10 @@ class Transform:
             lr: learning rate, likewise.
         """
         return {}
+
+    def awaits(self, t: int) -> bool:
+        """Whether step number `t`, 1 at first, is one for which it must be given its tensors."""
+        return True
 
     def before(self, p: Tensor, s: State, c: Scalars) -> None:
         """Change the parameter in place before anything else (of the first transform first)."""
