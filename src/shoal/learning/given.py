@@ -164,8 +164,10 @@ class _StackedWatch(factors.Watch):
     @torch.no_grad()
     def forward(self, layer: nn.Module, h: Tensor, y: Tensor) -> None:
         """Wait for the gradient of an output; the stack's own tensor has it, not the row that the layer sees."""
-        H, share = _stack(factors.inputs(layer, h, self.share)), _stack(self.share)
         value, axis = torch._C._functorch.get_unwrapped(y), torch._C._functorch.maybe_get_bdim(y)
+        if not value.requires_grad:
+            return
+        H, share = _stack(factors.inputs(layer, h, self.share)), _stack(self.share)
 
         def arrived(s: Tensor) -> None:
             S = torch.func.vmap(partial(factors.outputs, layer))(s.movedim(axis, 0), share)

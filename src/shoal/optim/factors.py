@@ -113,7 +113,7 @@ def of_parameters(layer: nn.Module, H: Tensor, S: Tensor) -> dict[str, Memory]:
     S = normalised(S)
     found = {"weight": {"inputs": (flat[:-1] if bias else flat).view(H.shape), "outputs": S}}
     if bias:
-        found["bias"] = {"inputs": flat[-1].expand(S.shape), "outputs": S}
+        found["bias"] = {"inputs": flat[-1] + torch.zeros_like(S), "outputs": S.clone()}
     return found
 
 
@@ -149,6 +149,8 @@ class Watch:
     @torch.no_grad()
     def forward(self, layer: nn.Module, h: Tensor, y: Tensor) -> None:
         """Wait for the gradient of an output."""
+        if not y.requires_grad:
+            return
         H = inputs(layer, _wide(h), self.share)
         y.register_hook(lambda s: self._arrived(layer, len(h), H, s))
 
@@ -203,7 +205,7 @@ class Hook:
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], y: Any) -> None:
         """After a layer's forward pass."""
         watch = self._watch()
-        if watch is not None and args and torch.is_grad_enabled() and y.requires_grad and watch.wanted(layer):
+        if watch is not None and args and torch.is_grad_enabled() and watch.wanted(layer):
             watch.forward(layer, args[0].detach(), y)
 
 

@@ -8,7 +8,7 @@ f is the loss of the batch that g is of, f* a lower bound of it; q runs over all
 
     adagrad-sqr   the sum of all g^2                  adagrad   its root
     adam-sqr      their corrected moving average      adam      its root
-    hutchinson    |D|, D the corrected moving average of z * (H z), z random signs, H the Hessian of the batch's loss
+    hutchinson    |D|, D the moving average of z * (H z) from the first one on; z random signs, H the Hessian of f
     newton        H itself, to which eps is added: B^-1 g comes from conjugate gradients
 
 The last two need a graph by which to differentiate twice, as in `step(loss=loss)`. Without roots, and with eps = 0, the
@@ -31,7 +31,7 @@ from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, S
 from shoal.optim.core.arguments import finite, whole
 from shoal.optim.core.ops import divide, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.scalars import Scalar, one_minus_power
+from shoal.optim.core.scalars import Scalar, one_minus_power, where
 from shoal.optim.core.transform import Granularity, seed
 
 
@@ -74,7 +74,7 @@ class PolyakModel(Transform):
     def settle(self, s: State, c: Scalars) -> dict[str, Tensor]:
         """lambda."""
         share = 2.0 * (c.loss - self.lb) / torch.where(c.q > 0, c.q, 1.0)
-        return {"length": 1.0 - torch.sqrt(torch.clamp(1.0 - share, min=0.0))}
+        return {"length": 1.0 - torch.sqrt(torch.clamp(1.0 - share, min=0.0, max=1.0))}
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Scale."""
@@ -99,9 +99,10 @@ class MovingPolyakModel(PolyakModel):
 
 
 @dataclass(frozen=True)
-class HutchinsonPolyakModel(MovingPolyakModel):
-    """lambda u / B, with B from a moving average of estimates of the Hessian's diagonal, corrected for its start."""
+class HutchinsonPolyakModel(PolyakModel):
+    """lambda u / B, with B from a moving average of estimates of the Hessian's diagonal."""
 
+    beta2: float = 0.999
     given: ClassVar[tuple[str, ...]] = ("curvature",)
 
     @property
@@ -109,12 +110,15 @@ class HutchinsonPolyakModel(MovingPolyakModel):
         """The average, and what the signs are drawn from."""
         return Slot("D"), seed()
 
+    def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
+        """The weight of the new estimate: all at first."""
+        return {"new2": where(t > 1.0, 1.0 - self.beta2, 1.0)}
+
     def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
         """Take in the estimate; its average without sign."""
         if s.curvature is None:
             raise ValueError("given: got no curvature; z * (H z) in the shape of each parameter is needed")
-        diagonal: Tensor = ema_(s.D, s.curvature, c.new2) / c.weight2
-        return diagonal.abs()
+        return ema_(s.D, s.curvature, c.new2).abs()
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class SANIA(Optimizer):
     about: ClassVar[dict[str, Argument]] = {
         "preconditioner": Argument("what B is made of", f"one of {', '.join(KINDS)}", lambda value: value in KINDS),
         "beta2": Argument("decay rate of Adam's squares and of Hutchinson's estimates", "a number in [0, 1)", lambda v: finite(v) and 0.0 <= v < 1.0),
-        "lb": Argument("lower bound of the loss", "a finite number", finite),
+        "lb": Argument("lower bound of the loss, below which nothing moves", "a finite number", finite),
         "cg_steps": Argument("steps of conjugate gradients for Newton's direction", "a whole number >= 1", whole(1)),
         "seed": Argument("of Hutchinson's signs", "a whole number >= 0", whole(0)),
     }
