@@ -146,6 +146,7 @@ OPTIMIZERS: Mapping[str, Method] = {
     "adahessian": Method(
         "shoal.optim.adahessian:AdaHessian.rule",
         "Adam over the Hessian's diagonal, averaged over rows and windows",
+        state=lambda m, n: 4 * m * n + 4 * m,
         paper="adahessian",
         needs="a loss with its graph: step(loss=loss)",
         lr=0.15,

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.engine.traced import Traced
 from shoal.learning.objective import Problem
@@ -74,7 +73,7 @@ class Supply:
 
     def single(
         self, module: nn.Module, loss_of: Callable[[], Tensor], state: Sequence[Memory], t: int
-    ) -> tuple[list[Tensor | None], Tensor, list[Memory]]:
+    ) -> tuple[Sequence[Tensor | None], Tensor, list[Memory]]:
         """Of one model: gradients (None for what the loss does not depend on), its loss, and what is given.
 
         Args:
@@ -90,7 +89,7 @@ class Supply:
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             seen = factors.by_parameter(watch.take())
             return list(gradients), loss.detach(), [seen.get(p, {}) for p in parameters]
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fast forms have no second derivative
+        with torch.enable_grad(), curvature.second_derivatives():
             loss = loss_of()
             gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]

@@ -397,11 +397,11 @@ class SingleTraining(OneByOne):
         def step(loss_of: Callable[[], Tensor], t: int) -> float:
             given: list[dict[str, Tensor]] | None = None
             if supply.due([t]):
-                gradients, loss, given = supply.single(module, loss_of, state, t)
+                found, loss, given = supply.single(module, loss_of, state, t)
             else:
-                gradients, loss = _differentiated(loss_of, parameters)
+                found, loss = _differentiated(loss_of, parameters)
             value, rate = float(loss), row.rate(t - row.first_step - 1)
-            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
             own = [p.data for p in parameters]
             rule.step(self.problem.params, own, apart(whole), state, float(t), rate, value, given)
             return value

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.engine.compute import Job
 from shoal.learning.batches import batches
 from shoal.learning.kernels import OneByOne, Trained, TrainInputs, rate_setter
 from shoal.learning.objective import Problem
+from shoal.optim import second_derivatives
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive
 
@@ -84,7 +84,7 @@ class TorchLoop(OneByOne):
 
     def _train(self, row: TrainInputs) -> Trained:
         running: Running = row.memory or self._begin(row)
-        module, optimizer = running.module, running.optimizer
+        optimizer = running.optimizer
         total = 0.0
         data = batches([row.schedule], [row.shard], [1] * row.schedule.steps)
         for s, (inputs, targets, weights) in enumerate(data):
@@ -93,7 +93,7 @@ class TorchLoop(OneByOne):
             losses: list[float] = []
 
             batch = (inputs[0], targets[0], weights[0], noise)
-            closure = partial(self._loss if running.graph else self._backward, running, batch, row.extras, losses)
+            closure: Any = partial(self._loss if running.graph else self._backward, running, batch, row.extras, losses)
             running.set_rate(row.rate(s))
             if running.closure:
                 optimizer.step(closure)
@@ -107,7 +107,7 @@ class TorchLoop(OneByOne):
         self, running: Running, batch: tuple[Tensor, Tensor, Tensor, Tensor], extras: Any, losses: list[float]
     ) -> Tensor:
         """The loss of one batch, which is added to `losses`; second derivatives are there."""
-        with sdpa_kernel(SDPBackend.MATH) if running.graph else contextlib.nullcontext():
+        with second_derivatives() if running.graph else contextlib.nullcontext():
             loss = self.loss(running.module, *batch, extras)
         losses.append(float(loss.detach()))
         return loss
@@ -117,7 +117,7 @@ class TorchLoop(OneByOne):
     ) -> float:
         """Gradients of one batch, fresh; the loss is added to `losses`."""
         running.optimizer.zero_grad()
-        self._loss(running, batch, extras, losses).backward()  # type: ignore[no-untyped-call]
+        self._loss(running, batch, extras, losses).backward()
         return losses[-1]
 
     def _shown(self, running: Running) -> Tensor:

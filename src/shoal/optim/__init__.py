@@ -25,6 +25,7 @@ from shoal.optim.badam import BAdam
 from shoal.optim.cautious import Cautious, CautiousMask
 from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
+from shoal.optim.core.curvature import second_derivatives
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from shoal.optim.d_adaptation import DAdaptAdam, DAdaptSGD
 from shoal.optim.diffgrad import DiffGrad
@@ -146,6 +147,7 @@ __all__ = [
     "large_minibatch",
     "linear_scaling",
     "polynomial_average",
+    "second_derivatives",
     "step_decay",
     "warmup_cosine",
     "warmup_polynomial",

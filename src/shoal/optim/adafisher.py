@@ -89,7 +89,8 @@ class FisherScaling(Transform):
             s.seen.copy_(select(c.updates, torch.ones_like(s.seen), s.seen))
         rows = s.S.view(-1, *[1] * (u.dim() - 1)) if u.dim() > 1 else s.S
         fisher = torch.where(s.seen > 0, rows * s.H + c.lam, 1.0)
-        return ema_(s.m, u, c.new) / (fisher * c.correction)
+        step: Tensor = ema_(s.m, u, c.new) / (fisher * c.correction)
+        return step
 
 
 class _OfLayers(Optimizer):

@@ -7,16 +7,16 @@
 Z. Yao, A. Gholami, S. Shen, M. Mustafa, K. Keutzer, M. W. Mahoney, "ADAHESSIAN: An Adaptive Second Order Optimizer for
 Machine Learning", AAAI 2021, arXiv:2006.00719.
 
-Choices: blocks are the windows of convolutions and the rows of matrices, as in the authors' general code; their code for
-images leaves matrices as they are (`average="window"`), that for transformers takes blocks of so many entries of a
-matrix, one after the other. A step costs one product with the Hessian, about as much as two more gradients.
+Choices: blocks are the windows of convolutions and the rows of matrices, as in the authors' general code; their code
+for images leaves matrices as they are (`average="window"`), that for transformers takes blocks of so many entries of a
+matrix, one after the other. `v` has one number for a window or row. A step costs one product with the Hessian, about as much as two more gradients.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from shoal.optim.core.arguments import finite, whole
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
-from shoal.optim.core.transform import Granularity, Quotient, seed
+from shoal.optim.core.transform import Granularity, Quotient, Shape, seed
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,12 @@ class HessianScaling(Quotient):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Both moments, and what the signs are drawn from."""
-        return Slot("m"), Slot("v"), seed()
+        """Both moments, the second one a number for each block, and what the signs are drawn from."""
+        return Slot("m"), Slot("v", self.blocks), seed()
+
+    def blocks(self, shape: Shape) -> Shape:
+        """The shape of one number for each block of a parameter; it broadcasts to the parameter's."""
+        return shape
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
         """The weights of what is new, and the bias corrections."""
@@ -65,7 +69,7 @@ class HessianScaling(Quotient):
         scale = ema_square_(s.v, self.averaged(s.curvature), c.beta2, c.new2).sqrt() / c.root2
         if self.power != 1.0:
             scale = scale**c.power
-        return m / c.correction1, scale + c.eps
+        return m, (scale + c.eps) * c.correction1
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,13 @@ class WindowHessianScaling(HessianScaling):
     axes: int = 1
     granularity: ClassVar[Granularity] = "tensor"
 
+    def blocks(self, shape: Shape) -> Shape:
+        """Without the last axes."""
+        return *shape[: -self.axes], *[1] * self.axes
+
     def averaged(self, d: Tensor) -> Tensor:
         """|D|, averaged."""
-        return d.abs().mean(tuple(range(-self.axes, 0)), keepdim=True).expand(d.shape)
+        return d.abs().mean(tuple(range(-self.axes, 0)), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -142,15 +150,15 @@ class AdaHessian(Optimizer):
         Raises:
             ValueError: a matrix does not consist of whole blocks.
         """
-        numbers: tuple[Any, ...] = (*h.betas, h.eps, h.hessian_power)
+        beta1, beta2 = h.betas
         axes = len(param.shape) - 2
         decay = decoupled(h.weight_decay)
         if axes < 0 or h.average == "none" or (axes == 0 and h.average == "window"):
-            return *decay, HessianScaling(*numbers)
+            return *decay, HessianScaling(beta1, beta2, h.eps, h.hessian_power)
         if axes == 0 and isinstance(h.average, int):
             if math.prod(param.shape) % h.average:
                 raise ValueError(
                     f"average: got {h.average}; for a matrix of shape {param.shape} a divisor of its size is allowed"
                 )
-            return *decay, BlockHessianScaling(*numbers, h.average)
-        return *decay, WindowHessianScaling(*numbers, max(1, axes))
+            return *decay, BlockHessianScaling(beta1, beta2, h.eps, h.hessian_power, h.average)
+        return *decay, WindowHessianScaling(beta1, beta2, h.eps, h.hessian_power, max(1, axes))

@@ -156,7 +156,11 @@ class SANIA(Optimizer):
 
     about: ClassVar[dict[str, Argument]] = {
         "preconditioner": Argument("what B is made of", f"one of {', '.join(KINDS)}", lambda value: value in KINDS),
-        "beta2": Argument("decay rate of Adam's squares and of Hutchinson's estimates", "a number in [0, 1)", lambda v: finite(v) and 0.0 <= v < 1.0),
+        "beta2": Argument(
+            "decay rate of Adam's squares and of Hutchinson's estimates",
+            "a number in [0, 1)",
+            lambda v: finite(v) and 0.0 <= v < 1.0,
+        ),
         "lb": Argument("lower bound of the loss, below which nothing moves", "a finite number", finite),
         "cg_steps": Argument("steps of conjugate gradients for Newton's direction", "a whole number >= 1", whole(1)),
         "seed": Argument("of Hutchinson's signs", "a whole number >= 0", whole(0)),

@@ -1,8 +1,7 @@
 """What gradients that still have their graph tell of the Hessian: products with it, its diagonal, Newton's direction.
 
 The functions take one model, or n stacked ones whose losses do not touch each other: the product of the summed losses'
-Hessian with stacked vectors holds each model's own. The fast forms of attention have no second derivative; under
-`torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` they are avoided.
+Hessian with stacked vectors holds each model's own.
 
 M. F. Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix", 1989; M. R. Hestenes, E. Stiefel,
 "Methods of Conjugate Gradients for Solving Linear Systems", 1952; T. Steihaug, "The Conjugate Gradient Method and Trust
@@ -11,10 +10,13 @@ Regions in Large Scale Optimization", 1983.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.transform import Shape
@@ -22,6 +24,14 @@ from shoal.tensors.random import derive, uniform
 
 GRAPHED = ("curvature", "newton")
 """What needs gradients with their graph."""
+BITS = 24  # of a number between 0 and 1, each of which makes a sign
+
+
+@contextlib.contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Forward passes in here can be differentiated twice: the fast forms of attention, which cannot, are avoided."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def signs(seed: Tensor, t: Scalar, shape: Shape, dtype: torch.dtype) -> Tensor:
@@ -37,12 +47,10 @@ def signs(seed: Tensor, t: Scalar, shape: Shape, dtype: torch.dtype) -> Tensor:
         [*shape]; or [n, *shape].
     """
     step = torch.as_tensor(t, device=seed.device).to(torch.int64)
-    return plus_or_minus(derive(seed, "signs", step), shape, dtype)
-
-
-def plus_or_minus(key: int | Tensor, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """-1 and 1 with equal chance [*shape], a draw for one key; or [n, *shape]."""
-    return torch.where(uniform(key, shape) < 0.5, -1.0, 1.0).to(dtype)
+    count = math.prod(shape)
+    words = (uniform(derive(seed, step), -(-count // BITS), purpose="signs") * 2.0**24).to(torch.int32)
+    bits = words[..., None] >> torch.arange(BITS, dtype=torch.int32, device=seed.device) & 1
+    return bits.flatten(-2)[..., :count].reshape(*seed.shape, *shape).to(dtype).mul_(2.0).sub_(1.0)
 
 
 def product(gradients: Sequence[Tensor], parameters: Sequence[Tensor], v: Sequence[Tensor], keep: bool) -> list[Tensor]:
@@ -58,7 +66,12 @@ def product(gradients: Sequence[Tensor], parameters: Sequence[Tensor], v: Sequen
     if not pairs:
         return [torch.zeros_like(p) for p in parameters]
     outputs, along = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outputs, parameters, along, retain_graph=keep, allow_unused=True)
+    try:
+        found = torch.autograd.grad(outputs, parameters, along, retain_graph=keep, allow_unused=True)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise RuntimeError(f"{error}: compute the loss within `with shoal.optim.second_derivatives():`") from error
     return [torch.zeros_like(p) if x is None else x for p, x in zip(parameters, found, strict=True)]
 
 
@@ -91,7 +104,9 @@ def newton(
 
     def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         rows = a[0].shape[:1] if stacked else ()
-        return torch.stack([(x * y).reshape(*rows, -1).sum(-1, dtype=torch.float64) for x, y in zip(a, b, strict=True)]).sum(0)
+        return torch.stack(
+            [(x * y).reshape(*rows, -1).sum(-1, dtype=torch.float64) for x, y in zip(a, b, strict=True)]
+        ).sum(0)
 
     def times(weight: Tensor, a: Sequence[Tensor]) -> list[Tensor]:
         return [x * weight.to(x.dtype).view(*weight.shape, *[1] * (x.dim() - weight.dim())) for x in a]

@@ -271,7 +271,11 @@ class Optimizer(_Declared, torch.optim.Optimizer):
     def _differentiate(self, plans: Mapping[Tensor, Plan], loss: float | Tensor | None) -> None:
         """Gradients with their graph, and what they tell of the Hessian."""
         gradients = self._with_graph(list(plans), loss)
-        groups = {p: (number, i, group) for number, group in enumerate(self.param_groups) for i, p in enumerate(group["params"])}
+        groups = {
+            p: (number, i, group)
+            for number, group in enumerate(self.param_groups)
+            for i, p in enumerate(group["params"])
+        }
         for name in ("newton", "curvature"):  # the last one lets go of the graph
             ps = [p for p, plan in plans.items() if name in plan.given and p in gradients]
             if not ps:
@@ -304,8 +308,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             else:
                 return {p: g for p, g in zip(wanted, found, strict=True) if g is not None}
         raise RuntimeError(
-            f"{type(self).__name__} needs a graph to differentiate twice: step(loss=loss) with a loss that has not been "
-            "through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either in it"
+            f"{type(self).__name__} needs a graph to differentiate twice: step(loss=loss) with a loss that has not "
+            "been through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either in it"
         )
 
     def _signs(self, plan: Plan, p: Tensor, number: int, i: int, group: dict[str, Any]) -> Tensor:
