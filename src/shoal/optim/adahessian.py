@@ -9,7 +9,8 @@ Machine Learning", AAAI 2021, arXiv:2006.00719.
 
 Choices: blocks are the windows of convolutions and the rows of matrices, as in the authors' general code; their code
 for images leaves matrices as they are (`average="window"`), that for transformers takes blocks of so many entries of a
-matrix, one after the other. `v` has one number for a window or row. A step costs one product with the Hessian, about as much as two more gradients.
+matrix, one after the other. `v` has one number for a window or row. A step costs one product with the Hessian beside
+the gradient, about as much as a gradient and a half more.
 """
 
 from __future__ import annotations

@@ -309,7 +309,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 return {p: g for p, g in zip(wanted, found, strict=True) if g is not None}
         raise RuntimeError(
             f"{type(self).__name__} needs a graph to differentiate twice: step(loss=loss) with a loss that has not "
-            "been through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either in it"
+            "been through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either"
         )
 
     def _signs(self, plan: Plan, p: Tensor, number: int, i: int, group: dict[str, Any]) -> Tensor:
