@@ -50,7 +50,7 @@ def signs(seed: Tensor, t: Scalar, shape: Shape, dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     words = (uniform(derive(seed, step), -(-count // BITS), purpose="signs") * 2.0**24).to(torch.int32)
     bits = words[..., None] >> torch.arange(BITS, dtype=torch.int32, device=seed.device) & 1
-    return bits.flatten(-2)[..., :count].reshape(*seed.shape, *shape).to(dtype).mul_(2.0).sub_(1.0)
+    return bits.flatten(-2)[..., :count].reshape((*seed.shape, *shape)).to(dtype).mul_(2.0).sub_(1.0)
 
 
 def product(gradients: Sequence[Tensor], parameters: Sequence[Tensor], v: Sequence[Tensor], keep: bool) -> list[Tensor]:
