@@ -51,7 +51,7 @@ def vector(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-# -- the update ----------------------------------------------------------------------------------------------------------
+# -- the update -----------------------------------------------------------------------------------------------------
 
 
 class Mixed(nn.Module):
@@ -79,7 +79,11 @@ def test_it_goes_the_way_of_the_restatement(cls: type[AdaFisher] | type[AdaFishe
     theirs = getattr(restated, cls.__name__)(
         [p.detach().numpy() for p in model.parameters()],
         places,
-        lr=0.003, lam=0.01, gamma=0.7, t_cov=3, weight_decay=decay,
+        lr=0.003,
+        lam=0.01,
+        gamma=0.7,
+        t_cov=3,
+        weight_decay=decay,
     )
     for step in range(8):
         ours.zero_grad()
@@ -123,7 +127,7 @@ def test_parameters_of_other_modules_have_momentum_alone() -> None:
         assert torch.allclose(p.detach(), plain, rtol=1e-12, atol=1e-14) is not name.startswith("head")
 
 
-# -- factors -------------------------------------------------------------------------------------------------------------
+# -- factors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_accumulated_backward_passes_count_together() -> None:
         assert rows == 14
 
 
-# -- hooks ---------------------------------------------------------------------------------------------------------------
+# -- hooks ------------------------------------------------------------------------------------------------------------
 
 
 def test_other_passes_are_not_seen() -> None:
