@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import secrets
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ linger = 3.0
 patience = 60.0
 """
 TOLERANCE = 1e-5
-GROWTH = 64  # MB of resident memory of an honest peer, between a fifth of the frames and all of them
+GROWTH = 64  # MB of resident memory of an honest peer, from the middle third of the frames to the last, by medians
+EVERY = 0.5  # seconds between two looks at it: what is on its way at a moment comes and goes
 AT_A_TIME = 32
 QUEUED = 1 << 21  # bytes that the hostile member lets wait
 
@@ -70,7 +72,7 @@ def attack(folder: Path, protocol: str, frames: int, outcome: Outcome) -> None:
     size = settings["peers"] + (protocol == "parallel-sgd")
     machines = Machines(folder)
     opener = size - 1 if protocol == "parallel-sgd" else next(i for i in range(size) if i != hostile)
-    memory: list[dict[int, int]] = []
+    memory: list[tuple[float, dict[int, int]]] = []
     try:
         first = machines.shoal("up", "experiment.toml", "--http", "off", "--id", opener)
         ticket = first.ticket
@@ -87,15 +89,19 @@ def attack(folder: Path, protocol: str, frames: int, outcome: Outcome) -> None:
                 return found
             return {"sent": 0}
 
-        for share in (0.2, 1.0):
-            wait_for(lambda share=share: sent()["sent"] >= share * frames, machines.told, limit=1800.0)  # type: ignore[misc]
-            memory.append({m.process.pid: resident(m.process.pid) for m in started})
+        def all_sent() -> bool:
+            share = sent()["sent"] / frames
+            memory.append((share, {m.process.pid: resident(m.process.pid) for m in started}))
+            time.sleep(EVERY)
+            return share >= 1.0
+
+        wait_for(all_sent, machines.told, limit=1800.0)
         started.append(machines.shoal("join", ticket, "--http", "off", "--id", late))
         codes = [machine.end() for machine in started]
         member.process.join(30)
     finally:
         machines.stop()
-    growth = {pid: (memory[1][pid] - memory[0][pid]) / 2**20 for pid in memory[0]}
+    growth = {pid: grown(memory, pid) / 2**20 for pid in memory[-1][1]}
     outcome.check("every honest peer finishes", not any(codes))
     outcome.check(f"no honest peer grows by {GROWTH} MB while it is attacked", max(growth.values()) < GROWTH)
     folders = {int(f.name.rpartition("-")[2]): f for f in peer_folders(folder / "runs")}
@@ -121,6 +127,13 @@ def attack(folder: Path, protocol: str, frames: int, outcome: Outcome) -> None:
         "growth MB": {pid: round(mb, 1) for pid, mb in growth.items()},
         "largest difference": worst,
     }
+
+
+def grown(memory: list[tuple[float, dict[int, int]]], pid: int) -> float:
+    """Bytes by which the median of the last third is above that of the middle third, or of what there is before."""
+    last = [held[pid] for share, held in memory if share >= 2 / 3]
+    middle = [held[pid] for share, held in memory if 1 / 3 <= share < 2 / 3] or [held[pid] for _, held in memory]
+    return statistics.median(last) - statistics.median(middle)
 
 
 def resident(pid: int) -> int:

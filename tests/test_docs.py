@@ -9,7 +9,15 @@ import torch
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize(("page", "least", "said"), [("optimizers.md", 6, "±"), ("compression.md", 3, "times smaller")])
+@pytest.mark.parametrize(
+    ("page", "least", "said"),
+    [
+        ("optimizers.md", 6, "±"),
+        ("compression.md", 3, "times smaller"),
+        ("gans.md", 4, "FID"),
+        ("lenses.md", 3, "True"),
+    ],
+)
 def test_the_code_of_a_page_runs(page, least, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)

@@ -59,6 +59,17 @@ class Method(Entry):
 
 
 @dataclass(frozen=True)
+class Wrapping(Entry):
+    """What goes around optimizers.
+
+    Attributes:
+        paper: slug of the publication.
+    """
+
+    paper: str = ""
+
+
+@dataclass(frozen=True)
 class Wrapped(Entry):
     """An optimizer within others: `lookahead+cautious+lion`.
 

@@ -99,6 +99,7 @@ TASKS: Table = {
     "game": Entry(
         "shoal.simulation.tasks:game", "quadratic game of two players with a known saddle point", ("dimension",)
     ),
+    "gan": Entry("shoal.simulation.tasks:gan", "a GAN that learns Gaussians on a circle", ("modes",)),
     "logistic-regression": Entry(
         "shoal.simulation.tasks:logistic_regression",
         "logistic regression with a known optimum",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shoal.entry import Entry, Method
+from shoal.entry import Method, Wrapping
 
 OPTIMIZERS: Mapping[str, Method] = {
     # -- gradients and their averages
@@ -297,8 +297,19 @@ OPTIMIZERS: Mapping[str, Method] = {
     ),
 }
 
-WRAPPERS: Mapping[str, Entry] = {
-    "lookahead": Entry("shoal.optim.lookahead:lookahead", "k steps forward, a part of the way back"),
-    "cautious": Entry("shoal.optim.cautious:cautious", "entries that go against the gradient stay"),
-    "xgrad": Entry("shoal.optim.xgrad:xgrad", "gradients are taken where the next step is expected to lead"),
+WRAPPERS: Mapping[str, Wrapping] = {
+    "lookahead": Wrapping(
+        "shoal.optim.lookahead:lookahead", "k steps forward, a part of the way back", paper="lookahead"
+    ),
+    "cautious": Wrapping(
+        "shoal.optim.cautious:cautious", "entries that go against the gradient stay", paper="cautious"
+    ),
+    "xgrad": Wrapping(
+        "shoal.optim.xgrad:xgrad", "gradients are taken where the next step is expected to lead", paper="xgrad"
+    ),
+    "ttur": Wrapping(
+        "shoal.optim.ttur:ttur",
+        "the maximising player of a game (or what `fast` names) has `ratio` times the other's rate",
+        paper="ttur-fid",
+    ),
 }

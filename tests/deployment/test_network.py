@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("iroh", reason="iroh is not installed")
@@ -17,7 +18,7 @@ from shoal.deployment import Home, Node, Place
 from shoal.deployment.experiment import Experiment, Net
 from shoal.deployment.home import Taken, homes, who_in
 from shoal.deployment.life import Ears, live
-from shoal.deployment.network import Entered, enter_network, open_network
+from shoal.deployment.network import Entered, _relays, enter_network, open_network
 from shoal.deployment.node import real_parts
 from shoal.net.iroh import Refused, Ticket, load_or_make_key, public
 from shoal.report import RunFolder
@@ -121,6 +122,21 @@ def test_a_network_is_opened_again_with_the_same_invitation(tmp_path: Path) -> N
         async with opened(changed, its, Place(tmp_path)) as (new, other):
             assert other.digest != ticket.digest
             assert new.folder != host.folder
+
+    run(main())
+
+
+def test_a_guest_takes_the_pace_of_the_network_and_the_relays_of_the_ticket(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(*made(3, streams=3), Place(tmp_path)) as (_, ticket):
+            guest = await enter_network(ticket, Place(tmp_path), 20.0)
+            options = guest.transport._options
+            assert (options.beat, options.dead, options.streams, options.relays) == (0.2, 1.0, 3, "off")
+            await leave(guest)
+            first = msgspec.structs.replace(ticket.contacts[0], relay="https://relay.example.org")
+            assert _relays(Ticket((first, *ticket.contacts), ticket.invitation, ticket.digest)) == (
+                "https://relay.example.org",
+            )
 
     run(main())
 

@@ -210,6 +210,23 @@ def test_where_messages_get_lost_exchange_waits_for_the_patience_of_the_link() -
     assert ends == [7.0] * 20
 
 
+def test_a_neighbour_that_is_there_and_says_nothing_costs_two_timeouts_and_not_one_a_round() -> None:
+    replies: Replies = {}
+
+    async def protocol(me: Any) -> None:
+        if me.id == 2:
+            await me.sleep(30.5)
+        for r in range(40):
+            await me.sleep(1.0)
+            replies[me.id, r] = await me.exchange((me.id, r), r, timeout=10.0)
+            if me.id < 2 and r == 5:
+                assert me.now() == pytest.approx(26.0)
+        assert me.now() < 80.0
+
+    run(3, protocol)
+    assert all(replies[0, r] == {1: (1, r)} for r in range(6))
+
+
 # -- back, and behind
 
 
@@ -222,6 +239,69 @@ def test_a_peer_that_starts_over_does_not_hold_up_the_others() -> None:
     assert world.now() <= 2.5 + 40 * 0.11 + 1.0
     assert lone.now() == pytest.approx(40 * 0.11)
     assert {r for peer, r in replies if peer == 1} == set(range(40))
+
+
+def catching_up(rounds: int, lie: int | None = None, told: Any = None) -> tuple[Replies, Any]:
+    """The like of `exchanges`, of peers that catch up; peer 0 says that it is in round `lie` if that is given."""
+    replies: Replies = {}
+
+    async def protocol(me: Any) -> None:
+        def adopt(said: dict[int, Any]) -> None:
+            if told is not None:
+                told.append((me.id, said))
+
+        async for r in me.rounds(rounds, catch_up=adopt):
+            await me.sleep(0.1)
+            replies[me.id, r] = await me.exchange((me.id, r), r if lie is None or me.id else lie)
+
+    return replies, protocol
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_peer_that_catches_up_leaves_out_what_it_missed_and_is_counted_again(empty: bool) -> None:
+    told: list[Any] = []
+    replies, protocol = catching_up(40, told=told)
+    faults = [Crash(1.15, 1), Restart(2.5, 1, empty=empty)]
+    world = run(4, protocol, links=[Link(latency=0.01, detection=0.2)] * 4, faults=faults)
+    own = sorted(r for peer, r in replies if peer == 1)
+    left_out = set(range(40)) - set(own)
+    assert max(own) == 39
+    assert 10 <= len(left_out) <= 16  # 1.35 s away, rounds of 0.11 s and 0.2 s once
+    last = max(left_out)
+    assert told == [(1, {j: (j, last) for j in (0, 2, 3)})]
+    alone = [r for r in own if r > last and not replies[1, r]]
+    assert not alone
+    missed = [r for r in range(last + 3, 40) if 1 not in replies[0, r]]
+    assert not missed
+    assert world.now() <= 40 * 0.11 + 0.2 + 0.2
+
+
+def test_peers_that_are_late_together_find_the_others_and_not_each_other() -> None:
+    replies, protocol = catching_up(60)
+    faults = [Crash(0.6, 1), Crash(1.6, 2), Restart(3.0, 2), Restart(3.0, 1)]
+    run(5, protocol, links=[Link(latency=0.01, detection=0.2)] * 5, faults=faults)
+    for late in (1, 2):
+        assert max(r for peer, r in replies if peer == late) == 59
+        assert set(replies[0, 50]) >= {late}
+
+
+def test_a_single_liar_does_not_send_a_late_peer_to_the_end() -> None:
+    replies, protocol = catching_up(40, lie=10**6)
+    run(4, protocol, links=[Link(latency=0.01, detection=0.2)] * 4, faults=[Crash(1.15, 1), Restart(1.75, 1)])
+    own = [r for peer, r in replies if peer == 1]
+    assert len(own) >= 30
+
+
+def test_who_was_never_away_leaves_nothing_out_however_slow_it_is() -> None:
+    replies: Replies = {}
+
+    async def slow(me: Any) -> None:
+        async for r in me.rounds(12, catch_up=lambda said: pytest.fail("it was never away")):
+            await me.sleep(1.0 if me.id == 1 else 0.1)
+            replies[me.id, r] = await me.exchange((me.id, r), r, timeout=0.2)
+
+    run(3, slow)
+    assert {r for peer, r in replies if peer == 1} == set(range(12))
 
 
 def test_a_peer_that_is_back_at_once_misses_nothing_it_was_sent_in_the_present_round() -> None:

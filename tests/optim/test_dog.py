@@ -1,4 +1,4 @@
-"""DoG and L-DoG against the authors' package (PyPI: dog-optimizer), and what the publication says of them."""
+"""DoG and L-DoG against a restatement and the authors' package (PyPI: dog-optimizer), and what is published of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 
 from shoal.optim import DoG, LDoG, polynomial_average
 from tests.optim.agreement import assert_as_torch
-from tests.optim.following import quadratic
+from tests.optim.following import NETWORK_SHAPES, follow, missing, network, quadratic
 from tests.optim.stacking import assert_stacks
+from tests.restatements.optimizers import dog as restated
 
 theirs = pytest.importorskip("dog", reason="dog-optimizer is not installed")
 
@@ -27,6 +28,46 @@ def test_the_authors_package_goes_the_same_way(lr: float, reps_rel: float, eps: 
             quadratic(condition=100.0),
             tolerance=1e-9,
         )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.1, 2.0), st.floats(1e-7, 1e-1), st.floats(1e-12, 1e-2), st.floats(0.0, 0.5), st.booleans())
+def test_both_go_the_restated_way(lr: float, reps_rel: float, eps: float, decay: float, lacking: bool) -> None:
+    """DoG with all gradients; L-DoG, whose tensors are apart, also where some lack theirs now and then."""
+    chosen = {"lr": lr, "eps": eps, "weight_decay": decay}
+    follow(
+        lambda p: DoG(p, reps_rel=reps_rel, **chosen),
+        lambda p: restated.DoG(p, r_rel=reps_rel, **chosen),
+        quadratic(),
+        rates=lambda step: lr / (1 + 0.1 * step),
+    )
+    follow(
+        lambda p: LDoG(p, reps_rel=reps_rel, **chosen),
+        lambda p: restated.LDoG(p, r_rel=reps_rel, **chosen),
+        missing(quadratic()) if lacking else quadratic(),
+        rates=lambda step: lr / (1 + 0.1 * step),
+    )
+
+
+def test_both_train_a_network_the_restated_way() -> None:
+    for ours, other in ((DoG, restated.DoG), (LDoG, restated.LDoG)):
+        follow(
+            lambda p, ours=ours: ours(p, reps_rel=1e-2),  # type: ignore[misc]
+            lambda p, other=other: other(p, r_rel=1e-2),  # type: ignore[misc]
+            network(),
+            shapes=NETWORK_SHAPES,
+            steps=150,
+        )
+
+
+def test_the_mean_of_iterates_is_the_restated_one() -> None:
+    values = torch.randn(30, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    for gamma in (0.0, 1.0, 8.0):
+        average, other, mean = polynomial_average(gamma), restated.PolynomialAverage(gamma), values[0]
+        expected = other.update([values[0].numpy()])[0]
+        for count, value in enumerate(values[1:], start=1):
+            mean, expected = average(mean, value, count), other.update([value.numpy()])[0]
+            torch.testing.assert_close(mean, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
 
 
 def path(cls: type[torch.optim.Optimizer], scale: float, steps: int = 50) -> torch.Tensor:

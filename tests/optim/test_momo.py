@@ -1,4 +1,4 @@
-"""MoMo against the authors' package (PyPI: momo-opt), Polyak's step, and what the cap promises."""
+"""MoMo against a restatement, the authors' package (PyPI: momo-opt) and Polyak's step, and what the cap promises."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from torch import nn
 from shoal.engine import PeerFailed
 from shoal.optim import SANIA, MoMo, MoMoAdam
 from shoal.simulation import simulate
-from tests.optim.following import quadratic, starts, torch_gradients
+from tests.optim.following import (
+    NETWORK_SHAPES,
+    follow,
+    network,
+    network_loss,
+    quadratic,
+    quadratic_loss,
+    starts,
+    torch_gradients,
+)
 from tests.optim.stacking import assert_stacks
+from tests.restatements.optimizers import momo as restated
 
 theirs = pytest.importorskip("momo", reason="momo-opt is not installed")
 alphas = st.floats(1e-3, 10.0)
@@ -62,6 +72,53 @@ def test_momo_adam_goes_the_way_of_the_authors_package(
         assert together(MoMoAdam(weights(), **chosen), theirs_) < 1e-8  # type: ignore[arg-type]
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@settings(max_examples=12, deadline=None)
+@given(alphas, st.floats(0.0, 0.95), st.floats(0.0, 0.5), st.floats(-2.0, 2.0), estimates, st.floats(1.0, 1e4))
+def test_momo_goes_the_restated_way(
+    lr: float, beta: float, decay: float, lb: float, use_fstar: bool, condition: float
+) -> None:
+    follow(
+        lambda p: MoMo(p, lr=lr, beta=beta, weight_decay=decay, lb=lb, use_fstar=use_fstar),
+        lambda p: restated.MoMo(p, lr=lr, beta=beta, weight_decay=decay, lower_bound=lb, estimate=use_fstar),
+        quadratic(condition=condition),
+        rates=lambda step: lr / (1 + 0.1 * step),
+        losses=quadratic_loss(condition=condition),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.floats(1e-4, 1.0),
+    st.tuples(st.floats(0.0, 0.95), st.floats(0.5, 0.999)),
+    st.floats(0.0, 0.5),
+    st.floats(-2.0, 2.0),
+    estimates,
+    st.floats(1.0, 1e4),
+)
+def test_momo_adam_goes_the_restated_way(
+    lr: float, betas: tuple[float, float], decay: float, lb: float, use_fstar: bool, condition: float
+) -> None:
+    follow(
+        lambda p: MoMoAdam(p, lr=lr, betas=betas, weight_decay=decay, lb=lb, use_fstar=use_fstar),
+        lambda p: restated.MoMoAdam(p, lr=lr, betas=betas, weight_decay=decay, lower_bound=lb, estimate=use_fstar),
+        quadratic(condition=condition),
+        rates=lambda step: lr / (1 + 0.1 * step),
+        losses=quadratic_loss(condition=condition),
+    )
+
+
+@pytest.mark.parametrize("use_fstar", [False, True])
+def test_both_train_a_network_the_restated_way(use_fstar: bool) -> None:
+    for ours, other in ((MoMo, restated.MoMo), (MoMoAdam, restated.MoMoAdam)):
+        follow(
+            lambda p, ours=ours: ours(p, lr=0.3, use_fstar=use_fstar),  # type: ignore[misc]
+            lambda p, other=other: other(p, lr=0.3, estimate=use_fstar),  # type: ignore[misc]
+            network(),
+            shapes=NETWORK_SHAPES,
+            losses=network_loss(),
+        )
 
 
 def test_without_momentum_and_cap_it_is_polyaks_step() -> None:

@@ -1,16 +1,70 @@
-"""SANIA against the card's closed form in float64 numpy, and its invariance to the scale of the inputs."""
+"""SANIA against its restatement and the closed form of one step, and its invariance to the scale of the inputs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from shoal.optim import SANIA
 from shoal.optim.core.curvature import signs
 from shoal.tensors.random import key
+from tests.optim.following import (
+    NETWORK_SHAPES,
+    follow,
+    network,
+    network_loss,
+    quadratic,
+    quadratic_loss,
+)
 from tests.restatements.optimizers import sania as restated
+
+KINDS = ("adagrad-sqr", "adagrad", "adam-sqr", "adam")
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.floats(0.5, 0.999),
+    st.sampled_from([0.0, 1e-6, 0.1]),
+    st.floats(-1.0, 2.0),
+    st.floats(1.0, 1e4),
+)
+def test_sania_goes_the_restated_way(kind: str, beta2: float, eps: float, lb: float, condition: float) -> None:
+    """The loss falls below the bound on some of these ways."""
+    follow(
+        lambda p: SANIA(p, preconditioner=kind, beta2=beta2, eps=eps, lb=lb),
+        lambda p: restated.SANIA(
+            p,
+            kind.replace("-", "_"),  # type: ignore[arg-type]
+            beta2=beta2,
+            eps=eps,
+            lower_bound=lb,
+        ),
+        quadratic(condition=condition),
+        losses=quadratic_loss(condition=condition),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sania_trains_a_network_the_restated_way(kind: str) -> None:
+    follow(
+        lambda p: SANIA(p, preconditioner=kind),
+        lambda p: restated.SANIA(p, kind.replace("-", "_")),  # type: ignore[arg-type]
+        network(),
+        shapes=NETWORK_SHAPES,
+        losses=network_loss(),
+    )
+
+
+def test_a_loss_below_its_bound_moves_nothing() -> None:
+    x = nn.Parameter(torch.ones(3))
+    x.grad = torch.ones(3)
+    SANIA([x], lb=0.5).step(loss=0.4)
+    assert torch.equal(x, torch.ones(3))
 
 
 def problem() -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +108,7 @@ def test_it_learns_without_a_rate() -> None:
     assert losses(X, y, SANIA, eps=0.0)[-1] < 0.1
 
 
-@pytest.mark.parametrize("kind", ["adagrad-sqr", "adagrad", "adam-sqr", "adam"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gap", [0.01, 5.0])
 def test_the_step_is_the_closed_form(kind: str, gap: float) -> None:
     """Over two tensors together: below the bound of the model lambda = 1 - sqrt(1 - 2 gap / q), above it 1."""
@@ -70,7 +124,8 @@ def test_the_step_is_the_closed_form(kind: str, gap: float) -> None:
         optimizer.step(loss=lb + gap)
         v = v + g * g if kind.startswith("adagrad") else beta2 * v + (1 - beta2) * g * g
         B = v if kind.startswith("adagrad") else v / (1 - beta2**t)
-        B = np.maximum(B if kind.endswith("-sqr") else np.sqrt(B), eps)
+        B = np.maximum(B, eps)
+        B = B if kind.endswith("-sqr") else np.sqrt(B)
         q = float(g @ (g / B))
         length = 1.0 - np.sqrt(1.0 - 2.0 * gap / q) if 2.0 * gap <= q else 1.0
         x = x - length * g / B
@@ -144,10 +199,3 @@ def test_newtons_direction_stops_at_negative_curvature() -> None:
     q = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))  # none at all: the gradient itself
     SANIA([q], preconditioner="newton", eps=0.0, lb=-1e9).step(loss=-0.5 * q.square().sum())
     assert float(q) == 2.0
-
-
-def test_below_its_bound_nothing_moves() -> None:
-    w = nn.Parameter(torch.ones(3))
-    w.grad = torch.ones(3)
-    SANIA([w], lb=0.5).step(loss=0.4)
-    assert torch.equal(w, torch.ones(3))

@@ -171,6 +171,31 @@ def test_peers_that_leave_have_their_weight_taken_by_the_others() -> None:
     torch.testing.assert_close(found, torch.linalg.matrix_power(matrix, 3) @ before, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("protocol", ["gossip:1", "dsgd", "decavg:1", "variance-corrected:1"])
+def test_who_comes_back_takes_the_model_of_the_others_and_does_not_move_them(protocol: str) -> None:
+    """With steps that do not move, and everybody's neighbours being everybody: the others agree after a round."""
+    task = runs.regression()
+    finals = []
+    for faults in ([Crash(0.005, 3)], [Crash(0.005, 3), Restart(0.4, 3)]):
+        run = runs.run(
+            protocol,
+            task,
+            runs.partition(task, [2] * 4),
+            runs.nothing(),
+            topology=complete(4),
+            network=[Link(latency=0.01, detection=0.05)] * 4,
+            rounds=60,
+            init="independent",
+            faults=faults,
+        )
+        finals.append(run.models)
+    gone, back = finals
+    for i in range(3):
+        torch.testing.assert_close(back[i], gone[i], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(back[3], back[0], rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(back[3], runs.start(task, peer=3), rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     "faults",
     [

@@ -27,7 +27,7 @@ def list_optimizers(context: typer.Context) -> None:
         typer.echo(f"{name:<{widest}}  {method.bytes_per_parameter:>7.2g}  {method.help}{needs}{paper}")
     typer.echo("\naround others, as in cautious+adamw")
     for name, entry in WRAPPERS.items():
-        typer.echo(f"{name:<{widest}}  {'':>7}  {entry.help}  [{name}]")
+        typer.echo(f"{name:<{widest}}  {'':>7}  {entry.help}  [{entry.paper}]")
     typer.echo("\nbytes of state: of a 1024 x 1024 matrix in float32, with the settings that are the default")
 
 

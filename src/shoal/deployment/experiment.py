@@ -46,7 +46,7 @@ class Net(BaseModel):
         streams: streams over which a large message is spread.
         company: how many others must be there before a first life begins; default: all.
         linger: seconds for which a peer that is gone is waited for at the end.
-        patience: seconds that an exchange waits; default: as long as whoever is waited for is connected.
+        patience: seconds that an exchange waits for whoever is connected and says nothing; infinite is allowed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class Net(BaseModel):
     streams: int = Field(8, ge=1, le=64)
     company: int | None = Field(None, ge=0)
     linger: float = Field(30.0, ge=0, allow_inf_nan=False)
-    patience: float | None = Field(None, gt=0, allow_inf_nan=False)
+    patience: float = Field(300.0, gt=0, allow_inf_nan=True)
 
     @staticmethod
     def of(**values: Any) -> Net:

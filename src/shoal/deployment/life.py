@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -102,7 +103,7 @@ def _world(entered: Entered, parts: Parts) -> RealWorld:
         neighbours=parts.topology.neighbours,
         in_neighbours=parts.topology.in_neighbours,
         store=Store(entered.home.folder),
-        patience=entered.experiment.net.patience,
+        patience=None if math.isinf(entered.experiment.net.patience) else entered.experiment.net.patience,
     )
 
 

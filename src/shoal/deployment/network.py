@@ -130,7 +130,7 @@ async def enter_network(ticket: Ticket, place: Place, timeout: float) -> Entered
         if home.who.key != place.key_name:
             home.remember(key=place.key_name)
         kept = home.experiment
-        net = Net.of() if kept is None else kept.net
+        net = Net.of(relays=_relays(ticket)) if kept is None else kept.net
         come = _coming(ticket, place, timeout, home, net)
         transport = await _bound(come, home, place.bind or (LOOPBACK if _is_near(ticket) else ANYWHERE))
         if place.id is not None and transport.id != place.id:
@@ -162,6 +162,11 @@ def _coming(
             raise Refused(f"not let in: {error}; this peer's key is {public(secret)}") from None
 
     return come
+
+
+def _relays(ticket: Ticket) -> str | tuple[str, ...]:
+    """By which relays to come in: those at which its contacts are to be found."""
+    return tuple(sorted({contact.relay for contact in ticket.contacts if contact.relay})) or "off"
 
 
 def _is_near(ticket: Ticket) -> bool:
@@ -237,6 +242,8 @@ async def _entered(
     try:
         if experiment is None:
             home.experiment = experiment = Experiment.decode(transport.experiment)
+            net = experiment.net
+            transport.adopt(beat=net.beat, dead=net.dead, streams=net.streams)
         folder = run_folder(place.out, experiment.name, experiment.digest, transport.id)
         transport.roster.on_change = lambda roster: roster.save(home.roster)
         transport.roster.save(home.roster)

@@ -82,11 +82,23 @@ class Meeting:
     """One channel of `exchange`: what has come for which round, and from whom something is still due.
 
     A neighbour counts as absent, and is not waited for, when it is known to be lost or to have finished, when it has
-    already sent something for a later round (its message for this one will not come any more), or when it came back
-    from a crash and is still more than one round behind.
+    already sent something for a later round (its message for this one will not come any more), when it came back
+    from a crash and is still more than one round behind, or when time ran out twice without a word from it.
     """
 
-    __slots__ = ("_ahead", "_behind", "_early", "future", "got", "late", "need", "parcel", "round", "sent_to")
+    __slots__ = (
+        "_ahead",
+        "_behind",
+        "_early",
+        "_silent",
+        "future",
+        "got",
+        "late",
+        "need",
+        "parcel",
+        "round",
+        "sent_to",
+    )
 
     def __init__(self) -> None:
         self.round = -1
@@ -99,6 +111,7 @@ class Meeting:
         self._early: dict[int, dict[int, Any]] = {}
         self._ahead: dict[int, int] = {}
         self._behind: set[int] = set()
+        self._silent: set[int] = set()  # not a word since time ran out
 
     @property
     def active(self) -> bool:
@@ -119,6 +132,7 @@ class Meeting:
 
     def put(self, sender: int, round: int, payload: Any) -> bool:
         """A message has come; returns whether it is of use."""
+        self._silent.discard(sender)
         stale = round <= self._ahead.get(sender, -1)  # a copy, or overtaken: says nothing about where it is now
         if not stale:
             self._ahead[sender] = round
@@ -152,6 +166,8 @@ class Meeting:
 
     def expire(self) -> None:
         """The time is up: whoever is still due is absent."""
+        self._behind |= self.need.keys() & self._silent
+        self._silent |= self.need.keys()
         self.need = {}
         self.settle()
 
@@ -171,6 +187,18 @@ class Meeting:
         if peer in self.need:
             del self.need[peer]
             self.settle()
+
+    def heard(self, round: int) -> list[tuple[int, int, Any]]:
+        """What peers have said last, if that is of `round` or a later one: (its round, peer, payload).
+
+        The payload is None where it has been handed out before, or was spoilt.
+        """
+        found = []
+        for peer, latest in self._ahead.items():
+            if latest >= round:
+                said = self._early.get(latest, {}).get(peer)
+                found.append((latest, peer, None if said is REFUSED else said))
+        return found
 
     def held(self, peer: int) -> int:
         """How many messages of a peer are kept for later rounds."""

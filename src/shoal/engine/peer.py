@@ -308,7 +308,7 @@ class Peer:
         """Add a number to the run's metrics, with this peer's id, round and time."""
         self._world.record(self, name, float(value))
 
-    def rounds(self, count: int | None = None) -> Rounds:
+    def rounds(self, count: int | None = None, *, catch_up: Callable[[dict[int, Any]], None] | None = None) -> Rounds:
         """`async for r in me.rounds(100)`: count rounds durably.
 
         Each finished round commits `me.state` atomically. A peer that comes back after a crash continues with the
@@ -316,8 +316,12 @@ class Peer:
 
         Args:
             count: number of rounds; None takes the run's setting.
+            catch_up: for protocols in which a peer may be absent for some rounds. A peer that comes back, or joins
+                late, leaves out the rounds between that one and those of which its neighbours speak in `exchange`, so
+                that they count it again; before it does, `catch_up` gets what each neighbour has said last (peer ->
+                payload). If they disagree where they are, their lower median is believed.
         """
-        return Rounds(self, self._world.rounds if count is None else count)
+        return Rounds(self, self._world.rounds if count is None else count, catch_up)
 
     async def commit(self) -> None:
         """Keep the state as it is now, atomically: for peers that answer others and count no rounds of their own, and
@@ -454,6 +458,15 @@ class Peer:
         for meeting in self._meetings.values():
             meeting.drop(other)
 
+    def _met_in(self, round: int) -> tuple[int, dict[int, Any]] | None:
+        """The latest round of which the neighbours speak that are not behind `round`, and what they say; None if
+        nothing tells."""
+        heard = [(r, j, said) for meeting in self._meetings.values() for r, j, said in meeting.heard(round)]
+        if not heard:
+            return None
+        where = sorted(r for r, *_ in heard)[(len(heard) - 1) // 2]
+        return where, {j: said for r, j, said in sorted(heard, key=lambda each: each[1]) if said is not None}
+
     def _held(self, sender: int) -> int:
         """How many messages of a peer wait here to be taken, or are requests that are being handled."""
         queued = sum(message.sender == sender for queue in self._queued.values() for message in queue)
@@ -506,11 +519,13 @@ class Rounds:
         count: how many rounds there are.
     """
 
-    def __init__(self, peer: Peer, count: int) -> None:
+    def __init__(self, peer: Peer, count: int, catch_up: Callable[[dict[int, Any]], None] | None = None) -> None:
         if count < 0:
             raise ValueError(f"rounds: got {count}; a number >= 0 is allowed")
         self._peer = peer
         self.count = count
+        self._adopt = catch_up
+        self._behind = catch_up is not None and peer.is_late
         self._next = int(peer.state.get("round", 0))
         self._started = False
 
@@ -521,6 +536,8 @@ class Rounds:
         peer = self._peer
         if self._started:
             self._next += 1
+            if self._behind:
+                self._catch_up()
             peer.state["round"] = self._next
             await peer._world.commit(peer)
         self._started = True
@@ -528,6 +545,20 @@ class Rounds:
             raise StopAsyncIteration
         peer._round = self._next
         return self._next
+
+    def _catch_up(self) -> None:
+        """Go on with the round after the one of which the neighbours have spoken last."""
+        over = self._next
+        found = self._peer._met_in(over - 1)
+        if found is None:
+            return
+        where, said = found
+        self._behind = where >= over
+        if self._behind:
+            assert self._adopt is not None
+            self._next = min(where + 1, self.count)
+            self._peer._world.log("catches up", self._peer.id, left=over, round=self._next)
+            self._adopt(said)
 
     def skip_to(self, over: int) -> None:
         """Let the round that is under way end as number `over - 1`, so that `over` rounds are over: for a peer that

@@ -413,6 +413,16 @@ class Learner(Peer):
             result.add_(reply, alpha=weight)
         return result
 
+    def adopt(self, replies: Mapping[int, Content]) -> None:
+        """Take the mean of packed models in place of the own one; for whoever has been away.
+
+        Args:
+            replies: neighbour -> what it sent; what is malformed is left out, and nothing changes if all is.
+        """
+        models = self.unpack_all(replies)
+        if models:
+            self.model = mean(list(models.values()))
+
     def _mixing_row(self) -> Weights:
         if self._row is None:
             share = 1.0 / (1 + len(self.in_neighbours))

@@ -53,12 +53,14 @@ from shoal.optim.schedules import (
     gradual_warmup,
     large_minibatch,
     linear_scaling,
+    power_decay,
     step_decay,
     warmup_cosine,
 )
 from shoal.optim.sgd import SGD
 from shoal.optim.subset_norm import AdamSNSM, SubsetNorm, SubspaceMomentum
 from shoal.optim.swats import SWATS
+from shoal.optim.ttur import TTUR, two_time_scales
 from shoal.optim.upgd import UPGD
 from shoal.optim.velocity import CorrectedVelocity, Velocity
 from shoal.optim.xgrad import PredictedWeights, XGrad
@@ -75,6 +77,7 @@ __all__ = [
     "SGDP",
     "SGDW",
     "SWATS",
+    "TTUR",
     "UPGD",
     "AMSBound",
     "AMSGrad",
@@ -147,8 +150,10 @@ __all__ = [
     "large_minibatch",
     "linear_scaling",
     "polynomial_average",
+    "power_decay",
     "second_derivatives",
     "step_decay",
+    "two_time_scales",
     "warmup_cosine",
     "warmup_polynomial",
 ]

@@ -12,7 +12,8 @@ Adam, with lambda = d lr and b = sqrt(beta2):
     x <- x - m / (sqrt(v) + eps)             d <- max(d, num / ((1 - b) |s|_1))
 
 <g, s> has s (and v) from before this gradient, and lambda has the d from before it. Products and norms run over all
-parameters. As published, moments are not corrected for their start.
+parameters. As published, moments are not corrected for their start. `growth_rate`, of the authors' package, bounds the
+growth of d: it is at most that many times as large after a step as before.
 
 A. Defazio, K. Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", ICML 2023, arXiv:2301.07733.
 """
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.core.arguments import above
+from shoal.optim.core.arguments import above, at_least
 from shoal.optim.core.ops import divide, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
@@ -67,6 +68,7 @@ class DAdaptedAveraging(Transform):
 
     beta: float = 0.0
     d0: float = 1e-6
+    growth: float = math.inf
     granularity: ClassVar[Granularity] = "model"
     rated: ClassVar[bool] = True
 
@@ -86,7 +88,7 @@ class DAdaptedAveraging(Transform):
         """Raise d."""
         s.num.add_(c.inner)
         estimate = torch.where(c.ss > 0, 2.0 * s.num / c.ss.sqrt(), 0.0)
-        s.d.copy_(torch.maximum(s.d, estimate))
+        s.d.copy_(_raised(s.d, estimate, self.growth))
         return {}
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
@@ -103,6 +105,7 @@ class DAdaptedMoments(Transform):
     beta2: float = 0.999
     eps: float = 1e-8
     d0: float = 1e-6
+    growth: float = math.inf
     granularity: ClassVar[Granularity] = "model"
     rated: ClassVar[bool] = True
 
@@ -130,7 +133,7 @@ class DAdaptedMoments(Transform):
         root = math.sqrt(self.beta2)
         s.num.mul_(root).add_(c.inner * (1.0 - root))
         estimate = torch.where(c.length > 0, s.num / (c.length * (1.0 - root)), 0.0)
-        s.d.copy_(torch.maximum(s.d, estimate))
+        s.d.copy_(_raised(s.d, estimate, self.growth))
         return {}
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
@@ -138,12 +141,25 @@ class DAdaptedMoments(Transform):
         return divide(s.m, s.v.sqrt().add_(c.eps))
 
 
-_ABOUT = {"d0": Argument("first estimate of the distance", "a finite number > 0", above(0.0))}
+def _raised(d: Tensor, estimate: Tensor, growth: float) -> Tensor:
+    """The larger of d and its estimate, at most `growth` times d."""
+    return torch.maximum(d, torch.minimum(estimate, d * growth))
+
+
+_ABOUT = {
+    "d0": Argument("first estimate of the distance", "a finite number > 0", above(0.0)),
+    "growth_rate": Argument(
+        "largest growth of the estimate in a step",
+        "a number >= 1, or infinity",
+        lambda v: at_least(1.0)(v) or v == math.inf,
+    ),
+}
 
 
 class DAdaptSGD(Optimizer):
     """SGD whose rate adapts; `lr` only carries a schedule (1 is the published value). All groups make one vector.
 
+    The rate d lr / |g_0| does not fall by itself. Where it is large from the start on, `growth_rate` = 1.02 may help.
     `weight_decay` adds to the gradient (L2).
     """
 
@@ -153,11 +169,12 @@ class DAdaptSGD(Optimizer):
     momentum: float = 0.0
     weight_decay: float = 0.0
     d0: float = 1e-6
+    growth_rate: float = math.inf
 
     @classmethod
     def links(cls, h: Settings, param: Param) -> Chain:
         """Decay, the first norm, then the averaging."""
-        return *coupled(h.weight_decay), FirstNorm(), DAdaptedAveraging(h.momentum, h.d0)
+        return *coupled(h.weight_decay), FirstNorm(), DAdaptedAveraging(h.momentum, h.d0, h.growth_rate)
 
 
 class DAdaptAdam(Optimizer):
@@ -173,9 +190,10 @@ class DAdaptAdam(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.0
     d0: float = 1e-6
+    growth_rate: float = math.inf
 
     @classmethod
     def links(cls, h: Settings, param: Param) -> Chain:
         """Decay, then the moments."""
         beta1, beta2 = h.betas
-        return *coupled(h.weight_decay), DAdaptedMoments(beta1, beta2, h.eps, h.d0)
+        return *coupled(h.weight_decay), DAdaptedMoments(beta1, beta2, h.eps, h.d0, h.growth_rate)

@@ -91,7 +91,7 @@ class DoG(Optimizer):
     """SGD by distance over gradients; `lr` only scales it (1 is the published value).
 
     With batch normalisation `reps_rel` is to be 1e-4. `weight_decay` adds to the gradient (L2). All groups make one
-    vector.
+    vector; a tensor that has no gradient at a step is left out of that step's norms.
     """
 
     about: ClassVar[dict[str, Argument]] = _ABOUT

@@ -141,7 +141,7 @@ class LaProp(Optimizer):
     def rule(cls, *args: Any, **kwargs: Any) -> Rule:
         """The same method for stacked peers; it keeps c in a slot."""
         rule = super().rule(*args, **kwargs)
-        return Rule(rule.name, rule.lr, _WithRates(rule), rule.seed)
+        return Rule(rule.name, rule.lr, _WithRates(rule), rule.seed, rule.factor)
 
     def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
         """Each parameter's c is a number in its state: with it in the scalars the rule is element-wise."""

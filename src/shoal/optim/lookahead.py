@@ -73,7 +73,7 @@ def lookahead(rule: Rule, k: int = 5, alpha: float = 0.5) -> Rule:
         )  # behind it parameters hold the real weights
         return *chain[:real], slow, *chain[real:]
 
-    return Rule(rule.name, rule.lr, lambda param: links(rule.plan(param).chain), rule.seed)
+    return Rule(rule.name, rule.lr, lambda param: links(rule.plan(param).chain), rule.seed, rule.factor)
 
 
 class Lookahead(Wrapper):

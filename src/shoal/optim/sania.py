@@ -4,16 +4,18 @@
     lambda = 1 - sqrt(1 - gap / q) if gap <= q, else 1
     x <- x - lr lambda g / B
 
-f is the loss of the batch that g is of, f* a lower bound of it; q runs over all parameters. B is, before its floor eps:
+f is the loss of the batch that g is of, f* a lower bound of it; q runs over all parameters. A loss below f* moves
+nothing. With V the larger of eps and
 
-    adagrad-sqr   the sum of all g^2                  adagrad   its root
-    adam-sqr      their corrected moving average      adam      its root
-    hutchinson    |D|, D the moving average of z * (H z) from the first one on; z random signs, H the Hessian of f
-    newton        H itself, to which eps is added: B^-1 g comes from conjugate gradients
+    adagrad, adagrad-sqr    the sum of all g^2
+    adam, adam-sqr          their corrected moving average
+    hutchinson              |D|, D the moving average of z * (H z) from the first one on, z random signs
 
-The last two need a graph by which to differentiate twice, as in `step(loss=loss)`. Without roots, and with eps = 0, the
-way does not depend on the scale of the inputs; Newton's does not depend on any linear map of them, as far as conjugate
-gradients are solved (`cg_steps`). Where they meet no positive curvature they stop. eps = 0.1 is the published code's.
+B is V, but for adagrad and adam its root. With "newton" B is H + eps, H being the Hessian of f as in "hutchinson", and
+B^-1 g comes from conjugate gradients, which stop where they meet no positive curvature. These two need a graph by which
+to differentiate twice: `step(loss=loss)`. Without roots, and with eps = 0, the way does not depend on the scale of the
+inputs; Newton's does not depend on any linear map of them, as far as conjugate gradients are solved (`cg_steps`).
+eps = 0.1 is the published code's.
 
 F. Abdukhakimov, C. Xiang, D. Kamzolov, R. M. Gower, M. Takac, "SANIA: Polyak-type Optimization Framework Leads to Scale
 Invariant Stochastic Algorithms", arXiv:2312.17369 (2023).
@@ -41,7 +43,7 @@ class PolyakModel(Transform):
 
     Attributes:
         root: whether B is the root of that.
-        eps: floor of B.
+        eps: floor of what the root is taken of, or of B without one.
         lb: lower bound of the loss.
     """
 
@@ -57,14 +59,14 @@ class PolyakModel(Transform):
         return (Slot("v"),)
 
     def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
-        """Take in the gradient; B, or its square."""
+        """Take in the gradient; B, or its square, without the floor."""
         v: Tensor = s.v.add_(u * u)
         return v
 
     def direction(self, u: Tensor, s: State, c: Scalars) -> Tensor:
         """B^-1 u."""
-        v = self.squares(u, s, c)
-        return divide(u, torch.clamp(v.sqrt() if self.root else v, min=self.eps))
+        v = torch.clamp(self.squares(u, s, c), min=self.eps)
+        return divide(u, v.sqrt_() if self.root else v)
 
     def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
         """q."""
@@ -74,7 +76,7 @@ class PolyakModel(Transform):
     def settle(self, s: State, c: Scalars) -> dict[str, Tensor]:
         """lambda."""
         share = 2.0 * (c.loss - self.lb) / torch.where(c.q > 0, c.q, 1.0)
-        return {"length": 1.0 - torch.sqrt(torch.clamp(1.0 - share, min=0.0, max=1.0))}
+        return {"length": 1.0 - torch.sqrt(1.0 - torch.clamp(share, min=0.0, max=1.0))}
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Scale."""
@@ -93,7 +95,7 @@ class MovingPolyakModel(PolyakModel):
         return {"new2": 1.0 - self.beta2, "weight2": one_minus_power(self.beta2, t)}
 
     def squares(self, u: Tensor, s: State, c: Scalars) -> Tensor:
-        """Take in the gradient; B, or its square."""
+        """Take in the gradient; B, or its square, without the floor."""
         v: Tensor = ema_square_(s.v, u, c.beta2, c.new2) / c.weight2
         return v
 

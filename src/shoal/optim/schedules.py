@@ -92,6 +92,25 @@ def constant_warmup(schedule: Schedule, *, start: float, steps: float) -> Schedu
     return lambda step: schedule(step) if step >= steps else start
 
 
+def power_decay(lr: float, power: float, steps: float = 1.0) -> Schedule:
+    """lr / (1 + step / steps)^power: `lr` at first, and a 2^power-th of it after `steps` steps.
+
+    Args:
+        lr: >= 0.
+        power: >= 0.
+        steps: > 0.
+
+    >>> schedule = power_decay(1.0, 0.5, steps=1)
+    >>> [schedule(t) for t in (0, 3, 15)]
+    [1.0, 0.5, 0.25]
+    """
+    _rate("lr", lr)
+    _rate("power", power)
+    if not 0.0 < steps < math.inf:
+        raise ValueError(f"steps: got {steps}; a finite number > 0 is allowed")
+    return lambda step: float(lr * (1.0 + step / steps) ** -power)
+
+
 def warmup_cosine(peak: float, *, steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """Linear up to `peak` in the warm-up, then half a cosine down to `final`, which is the rate of the last step.
 

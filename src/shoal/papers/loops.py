@@ -11,18 +11,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from shoal.learning import Task
 from shoal.learning.data import Data
-from shoal.optim import second_derivatives
+from shoal.optim import Schedule, second_derivatives
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
 
 def trained(
-    task: Task, make: Make, *, steps: int, batch: int, seed: int, average: Average | None = None
+    task: Task,
+    make: Make,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    average: Average | None = None,
+    schedule: Schedule | None = None,
 ) -> dict[str, float]:
     """Train a fresh model, and measure it.
 
@@ -31,6 +39,7 @@ def trained(
         make: from parameters to the optimizer; one that needs the loss, its graph or the model is given it.
         steps, batch, seed: of the run; samples are drawn with replacement.
         average: of the iterates, see `torch.optim.swa_utils`; the mean model is measured then.
+        schedule: step, 0 at first -> factor of the optimizer's rate; constant unless given.
 
     Returns:
         "accuracy" on the test set, and "loss", the mean over the last tenth of the steps; NaN and 0 if it diverged.
@@ -40,6 +49,7 @@ def trained(
     optimizer: Any = make(list(model.parameters()))
     if hasattr(optimizer, "watch"):
         optimizer.watch(model)
+    rates = None if schedule is None else LambdaLR(optimizer, schedule)
     data, random = task.dataset.train, torch.Generator().manual_seed(seed)
     losses = []
     for _ in range(steps):
@@ -49,6 +59,8 @@ def trained(
             return {"accuracy": 0.0, "loss": math.nan}
         stepped(optimizer, loss)
         losses.append(loss.item())
+        if rates is not None:
+            rates.step()
         if mean is not None:
             mean.update_parameters(model)
     last = losses[-max(1, steps // 10) :]

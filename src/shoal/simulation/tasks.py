@@ -12,6 +12,7 @@ from shoal import names
 from shoal.learning import data as loaders
 from shoal.learning.data import Dataset
 from shoal.learning.games import quadratic_game
+from shoal.learning.gans import mixture_gan
 from shoal.learning.task import Task
 from shoal.simulation.given import build, check_arguments
 
@@ -52,6 +53,13 @@ def game(model: str | None = None, **options: Any) -> Task:
     _no_model("game", model)
     check_arguments("task: game", quadratic_game, options)
     return quadratic_game(**options)
+
+
+def gan(model: str | None = None, **options: Any) -> Task:
+    """A GAN that learns Gaussians on a circle."""
+    _no_model("gan", model)
+    check_arguments("task: gan", mixture_gan, options)
+    return mixture_gan(**options)
 
 
 def logistic_regression(model: str | None = None, **options: Any) -> Task:

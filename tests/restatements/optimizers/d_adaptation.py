@@ -16,8 +16,8 @@ the authors' package 3.2. Norms and products run over all tensors together.
 
 Choices where the source leaves or contradicts itself:
 
-* SGD, dual form: x_0 is where the first step found the weights. With weight decay |g_0| is of the gradient without
-  it, as in the package, where the line that would add it has no effect.
+* SGD, dual form: x_0 is where the first step found the weights. Weight decay is a part of g everywhere, in |g_0| too;
+  the line of the package that adds it there has no effect.
 * Growth. d <- max(d, min(dhat, growth d)); growth is infinite by default.
 * Adam, decay: added to g, or, `decouple`, x <- (1 - lam weight_decay) x before the step; default 0.
 * Adam, bias correction (off): lam = d lr sqrt(1 - beta2^k) / (1 - beta1^k), k = 1, 2, ...
@@ -86,12 +86,12 @@ class DAdaptSGD:
         self.d, self.num, self.first_norm = d0, 0.0, 0.0
 
     def step(self, grads: Sequence[Array]) -> None:
+        decayed = [g + self.weight_decay * p for g, p in zip(grads, self.params, strict=True)]
         if self.first_norm == 0:
-            self.first_norm = sqrt(dot(grads, grads))
+            self.first_norm = sqrt(dot(decayed, decayed))
         if self.first_norm == 0:
             return
         lam = self.d * self.lr / self.first_norm
-        decayed = [g + self.weight_decay * p for g, p in zip(grads, self.params, strict=True)]
         self.num += lam * dot(decayed, self.s)
         self.s = [s + lam * g for s, g in zip(self.s, decayed, strict=True)]
         norm = sqrt(dot(self.s, self.s))

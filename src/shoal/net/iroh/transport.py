@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -214,6 +215,10 @@ class IrohTransport(Transport):
         except BaseException:
             await close(endpoint)
             raise
+
+    def adopt(self, *, beat: float, dead: float, streams: int) -> None:
+        """Take the network's own settings, see `NetOptions`, for all connections from now on; before `start`."""
+        self._options = replace(self._options, beat=beat, dead=dead, streams=streams)
 
     def ticket(self) -> Ticket:
         """A ticket for others: the issuer is its first contact, and this peer one more."""

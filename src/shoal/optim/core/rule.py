@@ -48,12 +48,14 @@ class Rule:
         lr: default learning rate.
         links: the chain, or a function that gives the chain for a parameter.
         seed: for transforms that draw random numbers.
+        factor: what the learning rate is multiplied by for a parameter; None: 1 for all.
     """
 
     name: str
     lr: float
     links: Chain | Callable[[Param], Chain] = ()
     seed: int = 0
+    factor: Callable[[Param], float] | None = None
     _plans: dict[Param, Plan] = field(default_factory=dict, repr=False, compare=False)
     _chains: dict[Chain, Chain] = field(default_factory=dict, repr=False, compare=False)
 
@@ -63,7 +65,7 @@ class Rule:
         if found is None:
             made = tuple(self.links(param)) if callable(self.links) else self.links
             chain = self._chains.setdefault(made, made)  # equal chains are one, and share their scalars
-            found = self._plans[param] = Plan(chain, param.shape)
+            found = self._plans[param] = Plan(chain, param.shape, 1.0 if self.factor is None else self.factor(param))
         return found
 
     def element_wise(self, params: Iterable[Param]) -> bool:
@@ -88,7 +90,7 @@ class Rule:
 
     def then(self, *links: Transform, ahead: tuple[Transform, ...] = ()) -> Rule:
         """The rule with more transforms at the end of its chain, or at the front of it."""
-        return Rule(self.name, self.lr, lambda param: (*ahead, *self.plan(param).chain, *links), self.seed)
+        return Rule(self.name, self.lr, lambda param: (*ahead, *self.plan(param).chain, *links), self.seed, self.factor)
 
     # -- memory: flat vectors, one a slot, over all parameters that have it -----------------------------------
 
@@ -154,12 +156,12 @@ class Rule:
             self._step_stacked(plans, parameters, gradients, state, t, lr, loss)
             return
         assert not isinstance(lr, Tensor)
-        shared: dict[int, list[Scalars]] = {}
+        shared: dict[tuple[int, float], list[Scalars]] = {}
         items = []
         for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
-            scalars = shared.get(id(plan.chain))
+            scalars = shared.get(plan.key)
             if scalars is None:
-                scalars = shared[id(plan.chain)] = plan.scalars(t, lr, loss)
+                scalars = shared[plan.key] = plan.scalars(t, lr, loss)
             items.append(Item(plan, p, g, own, scalars))
         step_items(items)
 
@@ -173,16 +175,16 @@ class Rule:
         lr: Tensor,
         loss: Tensor | None,
     ) -> None:
-        shared: dict[tuple[int, torch.dtype], list[dict[str, Tensor]]] = {}
+        shared: dict[tuple[tuple[int, float], torch.dtype], list[dict[str, Tensor]]] = {}
 
         def numbers(plan: Plan, p: Tensor) -> list[dict[str, Tensor]]:
-            key = (id(plan.chain), p.dtype)
+            key = (plan.key, p.dtype)
             if key not in shared:
                 shared[key] = plan.numbers(t, lr, p.dtype, loss)
             return shared[key]
 
         if all(plan.granularity == "element" for plan in plans):
-            large: dict[tuple[int, float, float], list[Scalars]] = {}
+            large: dict[tuple[tuple[int, float], float, float], list[Scalars]] = {}
             for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
                 if plan.chain and p[0].numel() > LARGE:
                     _step_rows(plan, p, g, own, t, lr, large)
@@ -209,6 +211,8 @@ class Plan:
 
     Attributes:
         chain: the transforms.
+        factor: what the learning rate is multiplied by.
+        key: equal for plans whose scalars are the same.
         slots: (key, slot, shape) of all state; the key is the slot's name, numbered where several have it.
         shared: keys of the slots that the whole model shares.
         shares: for each transform, its names of such slots.
@@ -221,8 +225,10 @@ class Plan:
 
     kernel: Kernel | str | None = None
 
-    def __init__(self, chain: Chain, shape: Shape) -> None:
+    def __init__(self, chain: Chain, shape: Shape, factor: float = 1.0) -> None:
         self.chain = chain
+        self.factor = factor
+        self.key = (id(chain), factor)
         self.slots: list[tuple[str, Slot, Shape]] = []
         self.names: list[list[tuple[str, str]]] = []
         self.given = {name: i for i, t in reversed(list(enumerate(chain))) for name in t.given}
@@ -280,6 +286,8 @@ class Plan:
 
     def scalars(self, t: Scalar, lr: Scalar, loss: Scalar | None = None) -> list[Scalars]:
         """The numbers of this step for each transform, and in the end those of the step itself."""
+        if self.factor != 1.0:
+            lr = lr * self.factor
         common: dict[str, Scalar] = {"t": t, "lr": lr, "pace": 1.0 if self.rated else lr}
         if loss is not None:
             common["loss"] = loss
@@ -356,11 +364,11 @@ def _step_rows(
     state: Memory,
     t: Tensor,
     lr: Tensor,
-    scalars: dict[tuple[int, float, float], list[Scalars]],
+    scalars: dict[tuple[tuple[int, float], float, float], list[Scalars]],
 ) -> None:
     """Stacked peers one after the other: each row of a large parameter fills the cache by itself."""
     for row, (number, rate) in enumerate(zip(t.tolist(), lr.tolist(), strict=True)):
-        key = (id(plan.chain), number, rate)
+        key = (plan.key, number, rate)
         if key not in scalars:
             scalars[key] = plan.scalars(number, rate)
         step_items([Item(plan, p[row], g[row], {name: slot[row] for name, slot in state.items()}, scalars[key])])

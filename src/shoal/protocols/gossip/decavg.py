@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from shoal.learning import Learner
@@ -51,7 +52,7 @@ class DecAvg:
 
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
-        async for r in me.rounds():
+        async for r in me.rounds(catch_up=partial(adopt, me)):
             replies = await me.exchange(Weighed(await me.pack(me.model), me.samples), r, timeout=self.timeout)
             read = me.read_all(replies, counted)
             models = me.unpack_all({j: reply.model for j, reply in read.items()})
@@ -67,6 +68,11 @@ class DecAvg:
         s = {j: count or relay for j, count in samples.items()}
         total = sum(s.values())
         return {j: weight / total for j, weight in s.items()}
+
+
+def adopt(me: Learner, replies: Mapping[int, Content]) -> None:
+    """Take the neighbours' models, after an absence."""
+    me.adopt({j: reply.model for j, reply in me.read_all(replies, counted).items()})
 
 
 def counted(reply: Content) -> Weighed:

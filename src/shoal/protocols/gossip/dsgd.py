@@ -32,7 +32,7 @@ class DSGD:
 
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
-        async for r in me.rounds():
+        async for r in me.rounds(catch_up=me.adopt):
             packed = await me.pack(me.model)
             replies, change = await asyncio.gather(
                 me.exchange(packed, r, timeout=self.timeout), me.update(steps=self.steps)

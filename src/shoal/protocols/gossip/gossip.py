@@ -31,7 +31,7 @@ class Gossip:
 
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
-        async for r in me.rounds():
+        async for r in me.rounds(catch_up=me.adopt):
             await me.train(steps=self.steps)
             replies = await me.exchange(await me.pack(me.model), r, timeout=self.timeout)
             me.model = me.mix(me.unpack_all(replies))

@@ -39,7 +39,7 @@ class VarianceCorrected:
 
     async def __call__(self, me: Learner) -> None:
         """What one peer does."""
-        async for r in me.rounds():
+        async for r in me.rounds(catch_up=me.adopt):
             await me.train(steps=self.steps)
             replies = await me.exchange(await me.pack(me.model), r, timeout=self.timeout)
             rows = list(me.unpack_all(replies).values())
