@@ -29,7 +29,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Shampoo": {"precondition_frequency": 10},
 }
 PERIODS = {"SOAP": 10, "Shampoo": 10}  # steps of which one is longer than the others: they are measured together
-BYTES_ADAMW, NAMED = 7, {"AdamMini", "BAdam", "LOMO", "AdaLomo"}  # these need more than a list of tensors
+BYTES_ADAMW, NAMED = (
+    7,
+    {"AdamMini", "BAdam", "LOMO", "AdaLomo", "AdaHessian", "AdaFisher", "AdaFisherW"},
+)  # these need more than a list of tensors
 
 
 def transformer() -> list[tuple[int, ...]]:

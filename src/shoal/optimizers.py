@@ -148,6 +148,29 @@ OPTIMIZERS: Mapping[str, Method] = {
         needs="the loss",
         lr=1.0,
     ),
+    # -- more than the gradient
+    "adahessian": Method(
+        "shoal.optim.adahessian:AdaHessian.rule",
+        "Adam over the Hessian's diagonal, averaged over rows and windows",
+        state=lambda m, n: 4 * m * n + 4 * m,
+        paper="adahessian",
+        needs="a loss with its graph: step(loss=loss)",
+        lr=0.15,
+    ),
+    "adafisher": Method(
+        "shoal.optim.adafisher:AdaFisher.rule",
+        "momentum over factors of the layers' Fisher matrices",
+        state=lambda m, n: 4 * m * n + 4 * (m + n),
+        paper="adafisher",
+        needs="the model, whose layers it watches",
+    ),
+    "adafisherw": Method(
+        "shoal.optim.adafisher:AdaFisherW.rule",
+        "AdaFisher with decoupled weight decay",
+        state=lambda m, n: 4 * m * n + 4 * (m + n),
+        paper="adafisher",
+        needs="the model, whose layers it watches",
+    ),
     # -- Adam changed
     "laprop": Method(
         "shoal.optim.laprop:LaProp.rule", "gradients are normalised first and averaged then", paper="laprop"

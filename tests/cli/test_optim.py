@@ -20,7 +20,7 @@ from shoal.optim.wrapping import Wrapper
 from shoal.optimizers import OPTIMIZERS, WRAPPERS
 from shoal.papers.catalogue import publications
 from shoal.simulation import simulate
-from tests.optim.catalogue import optimizers
+from tests.optim.catalogue import given, optimizers
 
 # -- the table -------------------------------------------------------------------------------------------------
 
@@ -45,7 +45,9 @@ def test_state_bytes_are_those_measured(name: str, shape: tuple[int, int]) -> No
     p = nn.Parameter(torch.zeros(shape))
     optimizer = cls([("mlp.weight", p)], lr=0.01, **needed)
     p.grad = torch.ones(shape)
-    optimizer.step(**({"loss": 1.0} if optimizer.needs_loss else {}))
+    names = [name for plan in optimizer._all_plans() for name in plan.given]
+    further = {"given": given(names, [p.grad])} if names else {}
+    optimizer.step(**({"loss": 1.0} if optimizer.needs_loss else {}), **further)
     assert optimizer.state_bytes() == pytest.approx(method.state(*shape), rel=0.02)
 
 

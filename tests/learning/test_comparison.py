@@ -35,7 +35,7 @@ from shoal.tensors.random import key, normal
 from tests.optim.catalogue import SETTINGS, optimizers
 
 GRID = {"rates": [0.001, 0.01, 0.1], "steps": 12, "batch": 8, "seeds": [0, 1], "tuning_seeds": [7, 8], "workers": 1}
-RANDOM = {"APOLLO", "APOLLOMini", "UPGD"}  # stacked peers draw numbers of their own
+RANDOM = {"AdaHessian", "APOLLO", "APOLLOMini", "UPGD"}  # stacked peers draw numbers of their own
 
 
 def learnable(samples: int = 160, width: int = 9, classes: int = 4, seed: int = 0) -> Dataset:

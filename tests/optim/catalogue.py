@@ -27,6 +27,8 @@ Maker = Callable[..., torch.optim.Optimizer]
 SETTINGS: dict[str, dict[str, Any]] = {
     "AdaFactor": {"lr": 0.1},
     "AdaLomo": {"lr": 0.1},
+    "AdaFisher": {"t_cov": 3},
+    "AdaFisherW": {"t_cov": 3},
     "Adadelta": {"lr": 1.0},
     "BAdam": {"switch_block_every": 3},
     "DAdaptAdam": {"lr": 1.0, "d0": 0.01},
@@ -76,20 +78,41 @@ class Case:
 
 @cache
 def told(cls: type[Optimizer]) -> type[Optimizer]:
-    """The class; one that needs the loss takes a loss of 1 where nobody tells it another."""
+    """The class; where nobody tells it better it takes what it needs from `given`, and a loss of 1."""
     chain = cls.links(
         SimpleNamespace(**{**cls.arguments, "lr": 1.0, **SETTINGS.get(cls.__name__, {})}), Param("p", (2, 2))
     )
-    if not any(transform.needs_loss for transform in chain):
+    names = [name for transform in chain for name in transform.given]
+    if not names and not any(transform.needs_loss for transform in chain):
         return cls
 
     def step(self: Any, closure: Any = None, *, loss: Any = None) -> Any:
         usual = None if closure is not None else -1.0 if self.param_groups[0]["maximize"] else 1.0
+        further: dict[str, Any] = {}
+        if names:
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            further["given"] = given(names, [p.grad for group in self.param_groups for p in group["params"]])
+            cls.step(self, loss=usual if loss is None else loss, **further)
+            return None if closure is None else loss
         return cls.step(self, closure, loss=usual if loss is None else loss)
 
     made = type(cls.__name__, (cls,), {"step": step, "__module__": __name__, "__qualname__": f"TOLD.{cls.__name__}"})
     setattr(TOLD, cls.__name__, made)
     return made
+
+
+def given(names: Iterable[str], gradients: Sequence[Tensor | None]) -> dict[str, list[Tensor | None]]:
+    """What a transform asks for, as a function of each gradient alone."""
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "curvature": lambda g: 0.5 + g.abs(),
+        "newton": lambda g: 0.5 * g,
+        "inputs": lambda g: g.abs().mean(0) if g.dim() > 1 else g.abs(),
+        "outputs": lambda g: g.abs().flatten(1).mean(1) if g.dim() > 1 else g.abs(),
+    }
+    known = [None if g is None or g.layout is not torch.strided else g.detach() for g in gradients]
+    return {name: [None if g is None else forms[name](g) for g in known] for name in names}
 
 
 class TOLD:

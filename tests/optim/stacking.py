@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.optim.core import Optimizer, Param
+from tests.optim.catalogue import given
 from tests.optim.following import SHAPES, Gradients, quadratic, starts
 
 
@@ -35,6 +36,7 @@ def assert_stacks(
     names = names or tuple(f"p{i}" for i in range(len(shapes)))
     params = [Param(name, shape) for name, shape in zip(names, shapes, strict=True)]
     rule = cls.rule(**settings, lr=base)
+    asked = list(rule.given(params))
     noise = [quadratic(shapes, seed=peer) for peer in range(3)]
     ours: list[list[Tensor]] = [[torch.from_numpy(p) for p in starts(shapes, seed=peer)] for peer in range(3)]
     theirs = [[nn.Parameter(p.clone()) for p in own] for own in ours]
@@ -45,16 +47,18 @@ def assert_stacks(
         for t in range(earlier[peer]):
             gradients = _gradients(noise[peer], theirs[peer], t)
             told = {"loss": 1.0 + peer} if rule.needs_loss(params) else {}
-            _step_alone(optimizers[peer], theirs[peer], gradients, **told)
+            _step_alone(optimizers[peer], theirs[peer], gradients, _by_name(asked, gradients), **told)
             views = rule.views(memories[peer], params)
-            rule.step(params, ours[peer], gradients, views, float(t + 1), rates[peer], **told)
+            further = _by_parameter(asked, gradients)
+            rule.step(params, ours[peer], gradients, views, float(t + 1), rates[peer], **told, given=further)
     stacked = [torch.stack(column) for column in zip(*ours, strict=True)]
     memory = {key: torch.stack([m[key] for m in memories]) for key in memories[0]}
     for step in range(steps):
         gradients3 = [_gradients(noise[peer], theirs[peer], earlier[peer] + step) for peer in range(3)]
         for peer in range(3):
             told = {"loss": 1.0 + peer} if rule.needs_loss(params) else {}
-            _step_alone(optimizers[peer], theirs[peer], gradients3[peer], **told)
+            _step_alone(optimizers[peer], theirs[peer], gradients3[peer], _by_name(asked, gradients3[peer]), **told)
+        further3 = [_by_parameter(asked, gradients) for gradients in gradients3]
         losses = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
         rule.step(
             params,
@@ -64,6 +68,10 @@ def assert_stacks(
             torch.tensor([float(e + step + 1) for e in earlier], dtype=torch.float64),
             torch.tensor(rates, dtype=torch.float64),
             losses if rule.needs_loss(params) else None,
+            [
+                {name: torch.stack([one[name] for one in column]) for name in asked}
+                for column in zip(*further3, strict=True)
+            ],
         )
         for column, *single in zip(stacked, *theirs, strict=True):
             for peer in range(3):
@@ -77,9 +85,22 @@ def _gradients(gradients: Gradients, parameters: list[nn.Parameter], step: int) 
     return [torch.from_numpy(np.array(g)) for g in found]
 
 
+def _by_name(names: list[str], gradients: list[Tensor]) -> dict[str, Any]:
+    return {"given": given(names, gradients)} if names else {}
+
+
+def _by_parameter(names: list[str], gradients: list[Tensor]) -> list[dict[str, Any]]:
+    found = given(names, gradients)
+    return [{name: found[name][i] for name in names} for i in range(len(gradients))]
+
+
 def _step_alone(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients: list[Tensor], **told: float
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    gradients: list[Tensor],
+    further: dict[str, Any],
+    **told: float,
 ) -> None:
     for p, g in zip(parameters, gradients, strict=True):
         p.grad = g.clone()
-    optimizer.step(**told)
+    optimizer.step(**told, **further)

@@ -13,11 +13,13 @@ from shoal.optim.adalomo import LOMO
 from shoal.optim.adam import Adam
 from shoal.optim.adamw import AdamW
 from shoal.optim.cautious import Cautious, cautious
+from shoal.optim.core import Param
 from shoal.optim.lion import Lion
 from shoal.optim.lookahead import Lookahead, lookahead
 from shoal.optim.recombined import chain
 from shoal.optim.rotated import Rotated, Rotation, rotated
 from shoal.optim.sgd import SGD
+from shoal.optim.soap import SOAP
 from shoal.optim.ttur import ttur
 from shoal.optim.xgrad import XGrad
 from shoal.tensors.random import key, normal
@@ -181,3 +183,25 @@ def test_what_does_not_go_together_is_refused() -> None:
     optimizer.step()
     with pytest.raises(ValueError, match="param_group: got one after the first step"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+
+
+def test_stacked_peers_turn_a_rule_that_acts_at_some_steps_as_each_by_itself() -> None:
+    rule = rotated(SOAP.rule(lr=0.01, precondition_frequency=3), rotation_seed=4)
+    shapes = {"a": (4, 4), "b": (4,)}
+    params = [Param(name, shape) for name, shape in shapes.items()]
+    single = [
+        {name: normal(key(5, name, i), shape, dtype=torch.float64) for name, shape in shapes.items()} for i in range(3)
+    ]
+    stack = [torch.stack([peer[name] for peer in single]) for name in shapes]
+    memories = [rule.memory(peer) for peer in single]
+    stacked = rule.views({k: torch.stack([m[k] for m in memories]) for k in memories[0]}, params)
+    own = [rule.views(memory, params) for memory in memories]
+    for t in range(1, 8):
+        gradients = [normal(key(6, name, t), (3, *shape), dtype=torch.float64) for name, shape in shapes.items()]
+        each = torch.ones(3, dtype=torch.float64)
+        rule.step(params, stack, gradients, stacked, t * each, 0.01 * each)
+        for i, peer in enumerate(single):
+            rule.step(params, list(peer.values()), [g[i] for g in gradients], own[i], float(t), 0.01)
+    for i, peer in enumerate(single):
+        for together, alone in zip(stack, peer.values(), strict=True):
+            torch.testing.assert_close(together[i], alone, rtol=1e-12, atol=1e-12)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shoal.optim import SANIA
+from shoal.optim.core.curvature import signs
+from shoal.tensors.random import key
 from tests.optim.following import (
     NETWORK_SHAPES,
     follow,
@@ -128,3 +130,72 @@ def test_the_step_is_the_closed_form(kind: str, gap: float) -> None:
         length = 1.0 - np.sqrt(1.0 - 2.0 * gap / q) if 2.0 * gap <= q else 1.0
         x = x - length * g / B
         np.testing.assert_allclose(torch.cat(parts).detach().numpy(), x, rtol=1e-12)
+
+
+CURVED = ["hutchinson", "newton"]
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("kind", CURVED)
+def test_hutchinson_and_newton_go_the_way_of_the_restatement(kind: str, eps: float) -> None:
+    """With the Hessian that torch writes out, over two tensors; for Newton eps is added to it."""
+    X, y = problem()
+    parts = [nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in (10, 5)]
+    ours = SANIA(parts, preconditioner=kind, eps=eps, beta2=0.9, cg_steps=60, seed=2)
+    theirs = restated.SANIA([p.detach().numpy() for p in parts], kind, beta2=0.9, eps=eps)  # type: ignore[arg-type]
+    seeds = [torch.tensor(key(2, "optimizer", i)) for i in range(2)]
+    for step in range(6):
+        rows = torch.arange(step * 40, step * 40 + 40)
+
+        def loss(w: torch.Tensor, rows: torch.Tensor = rows) -> torch.Tensor:
+            return nn.functional.softplus(-y[rows] * (X[rows] @ w)).mean()
+
+        w = torch.cat([p.detach() for p in parts]).requires_grad_()
+        value = loss(w)
+        (g,) = torch.autograd.grad(value, w)
+        H = torch.autograd.functional.hessian(loss, w.detach())
+        z = torch.cat([signs(s, step + 1, (n,), torch.float64) for s, n in zip(seeds, (10, 5), strict=True)])
+        ours.step(loss=loss(torch.cat(parts)))
+        theirs.step(
+            [x.numpy() for x in g.split([10, 5])],
+            float(value.detach()),
+            products=[x.numpy() for x in (z * (H @ z)).split([10, 5])],
+            hessian=(H + eps * torch.eye(15, dtype=torch.float64)).numpy(),
+        )
+        for p, q in zip(parts, theirs.params, strict=True):
+            np.testing.assert_allclose(p.detach().numpy(), q, rtol=1e-7, atol=1e-9)
+
+
+def test_newton_does_not_see_a_linear_map_of_the_inputs() -> None:
+    X, y = problem()
+    Q = torch.linalg.qr(torch.randn(15, 15, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    ways = {}
+    for kind in ("newton", "adagrad-sqr"):
+        found = []
+        for A in (X, X @ (Q * torch.logspace(0, 1, 15, dtype=torch.float64)) @ Q.T):
+            w = nn.Parameter(torch.zeros(15, dtype=torch.float64))
+            optimizer, losses = SANIA([w], preconditioner=kind, eps=0.0, cg_steps=100), []
+            for step in range(8):
+                rows = torch.arange(100) + 20 * step
+                loss = nn.functional.softplus(-y[rows] * (A[rows] @ w)).mean()
+                losses.append(float(loss.detach()))
+                if kind != "newton":
+                    w.grad = None
+                    loss.backward()
+                optimizer.step(loss=loss)
+            found.append(losses)
+        ways[kind] = float(np.abs(np.subtract(*found)).max())
+    assert ways["newton"] < 1e-8
+    assert ways["adagrad-sqr"] > 1e-2
+
+
+def test_newtons_direction_stops_at_negative_curvature() -> None:
+    """f = (a^2 - b^2) / 2: along the gradient (3, 1) the curvature is 8 / 10; the next direction has none."""
+    p = nn.Parameter(torch.tensor([3.0, -1.0], dtype=torch.float64))
+    optimizer = SANIA([p], preconditioner="newton", eps=0.0, lb=-1e9)
+    optimizer.step(loss=0.5 * (p[0] ** 2 - p[1] ** 2))
+    g = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(p.detach(), torch.tensor([3.0, -1.0]).double() - 10.0 / 8.0 * g, rtol=1e-12, atol=0)
+    q = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))  # none at all: the gradient itself
+    SANIA([q], preconditioner="newton", eps=0.0, lb=-1e9).step(loss=-0.5 * q.square().sum())
+    assert float(q) == 2.0

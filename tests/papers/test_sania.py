@@ -33,3 +33,12 @@ def test_last_losses_are_judged_against_both(ours: float, expected: list[bool]) 
 def test_adam_has_to_suffer_by_half() -> None:
     assert paper.suffers(0.1, 0.16).holds
     assert not paper.suffers(0.1, 0.14).holds
+
+
+def test_newton_is_invariant_to_a_linear_map_and_the_diagonal_form_is_not() -> None:
+    assert [finding.holds for finding in paper.affine(7, {})] == [True, True]
+
+
+@pytest.mark.parametrize(("end", "holds"), [(1.1, True), (1.11, False)])
+def test_hutchinson_may_end_a_tenth_higher(end: float, holds: bool) -> None:
+    assert paper.hutchinson(end, {("logistic", who, False): 1.0 for who in ("Adam", "AdaGrad")}).holds is holds

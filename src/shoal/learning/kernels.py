@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,12 @@ from shoal.engine.compute import Job, cut, filled, own_rows
 from shoal.engine.traced import Traced
 from shoal.learning.batches import Schedule, Shard, batches
 from shoal.learning.data import Data
+from shoal.learning.given import Supply
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Problem, apart, called, weighted
 from shoal.learning.task import Task
 from shoal.optim import Rule
+from shoal.optim.core.rule import joined
 from shoal.tensors.finite import remember_finite
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive
@@ -112,6 +115,7 @@ class BatchedTraining:
         self._traced = problem.traced
         self._step: Callable[..., None] = partial(rule.step, problem.params)
         self._tells_loss = rule.needs_loss(problem.params)
+        self._supply = Supply(problem, rule)
         if rule.by_vmap(problem.params):  # which is slow to enter
             self._step = Traced(self._step, in_place=True)
         self._largest = rows_per_chunk(problem.layout.size * 4 + batch_bytes, device.type != "cpu")
@@ -151,10 +155,15 @@ class BatchedTraining:
             if view is None or view.size != size:
                 view = _View(self._problem, self._rule, rows[:size], stacked[:size], _head(memory, size))
             keys = derive(view.keys, (view.before + s).long()) if self._problem.keyed else view.keys
-            gradients, loss = self._traced(view.trained, view.fixed, inputs, targets, weights, keys, view.extras)
+            rest, state, t = (inputs, targets, weights, keys, view.extras), view.state, view.before + (s + 1)
+            if self._supply.due(first + s + 1 for first in view.first_steps):
+                gradients, loss, given = self._supply.stacked(view.trained, view.fixed, rest, state, t)
+                state = joined(state, given)
+            else:
+                gradients, loss = self._traced(view.trained, view.fixed, *rest)
             losses[:size] += loss
             told = [loss.double()] if self._tells_loss else []
-            self._step(view.parameters, list(gradients.values()), view.state, view.before + (s + 1), view.lr(s), *told)
+            self._step(view.parameters, list(gradients.values()), state, t, view.lr(s), *told)
             keep(s + 1)
         means = (losses / max(1, steps[0])).tolist()
         vectors, kept = own_rows(stacked), {name: own_rows(m) for name, m in memory.items()}
@@ -179,6 +188,7 @@ class _View:
         self.state = rule.views(memory, problem.params)
         options: dict[str, Any] = {"device": stacked.device}
         self._lr = rates_of(rows).to(stacked.device)
+        self.first_steps = {row.first_step for row in rows}
         self.before = torch.tensor([row.first_step for row in rows], dtype=torch.float64, **options)
         self.keys = torch.tensor([row.key for row in rows], **options)
         self.extras = [torch.stack(column) for column in zip(*(row.extras for row in rows), strict=True)]
@@ -334,7 +344,16 @@ def _seeded(key: int) -> Iterator[None]:
         yield
 
 
-_Gradients = Sequence[Tensor | None]  # None: the loss does not depend on that parameter
+_Step = Callable[[Callable[[], Tensor], int], float]
+
+
+def _differentiated(
+    loss_of: Callable[[], Tensor], parameters: Sequence[Tensor]
+) -> tuple[Sequence[Tensor | None], Tensor]:
+    """Gradients, None for what the loss does not depend on, and the loss."""
+    with torch.enable_grad():
+        loss = loss_of()
+        return torch.autograd.grad(loss, parameters, allow_unused=True), loss.detach()
 
 
 class SingleTraining(OneByOne):
@@ -344,6 +363,7 @@ class SingleTraining(OneByOne):
         super().__init__(problem, why)
         self.name = f"train with {rule.name if isinstance(rule, Rule) else 'a torch optimizer'}"
         self._rule = rule
+        self._supply = Supply(problem, rule) if isinstance(rule, Rule) else None
 
     def run(self, chunk: list[Job]) -> None:
         """Train one peer."""
@@ -353,53 +373,59 @@ class SingleTraining(OneByOne):
     def _train(self, row: TrainInputs) -> Trained:
         module = self.module(row.vector)
         parameters = [p for p in module.parameters() if p.requires_grad]
-        step, memory = self._stepper(row, parameters)
+        step, memory = self._stepper(row, module, parameters)
         total = 0.0
         data = batches([row.schedule], [row.shard], [1] * row.schedule.steps)
         for s, (inputs, targets, weights) in enumerate(data):
             random = self.problem.keyed or self.problem.seeded
             key = derive(row.key, row.first_step + s) if random else torch.tensor(row.key)
-            with torch.enable_grad():
-                loss = self.loss(module, inputs[0], targets[0], weights[0], key, row.extras)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            value = float(loss.detach())
-            step(gradients, row.first_step + s + 1, value)
-            total += value
+            total += step(
+                partial(self.loss, module, inputs[0], targets[0], weights[0], key, row.extras), row.first_step + s + 1
+            )
         return Trained(self.vector(module), memory(), total / max(1, row.schedule.steps))
 
     def _stepper(
-        self, row: TrainInputs, parameters: list[nn.Parameter]
-    ) -> tuple[Callable[[_Gradients, int, float], None], Callable[[], Any]]:
-        """(step(gradients, t, loss), memory())."""
-        rule = self._rule
-        if not isinstance(rule, Rule):
-            return self._torch_stepper(rule, row, parameters)
+        self, row: TrainInputs, module: nn.Module, parameters: list[nn.Parameter]
+    ) -> tuple[_Step, Callable[[], Any]]:
+        """(step(loss of the batch, t) -> its value, memory())."""
+        rule, supply = self._rule, self._supply
+        if not isinstance(rule, Rule) or supply is None:
+            return self._torch_stepper(self._rule, row, parameters)  # type: ignore[arg-type]
         flat = {name: buffer.clone() for name, buffer in row.memory.items()}
         state = rule.views(flat, self.problem.params)
 
-        def step(gradients: _Gradients, t: int, loss: float) -> None:
-            given = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-            rate = row.rate(t - row.first_step - 1)
-            rule.step(self.problem.params, [p.data for p in parameters], apart(given), state, float(t), rate, loss)
+        def step(loss_of: Callable[[], Tensor], t: int) -> float:
+            given: list[dict[str, Tensor]] | None = None
+            if supply.due([t]):
+                found, loss, given = supply.single(module, loss_of, state, t)
+            else:
+                found, loss = _differentiated(loss_of, parameters)
+            value, rate = float(loss), row.rate(t - row.first_step - 1)
+            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+            own = [p.data for p in parameters]
+            rule.step(self.problem.params, own, apart(whole), state, float(t), rate, value, given)
+            return value
 
         return step, lambda: flat
 
     def _torch_stepper(
         self, factory: OptimizerFactory, row: TrainInputs, parameters: list[nn.Parameter]
-    ) -> tuple[Callable[[_Gradients, int, float], None], Callable[[], Any]]:
+    ) -> tuple[_Step, Callable[[], Any]]:
         optimizer = factory(parameters)
         set_rate = rate_setter(optimizer)
         if row.memory:
             state = {int(i): dict(values) for i, values in row.memory["state"].items()}
             optimizer.load_state_dict({"state": copy.deepcopy(state), "param_groups": row.memory["param_groups"]})
 
-        def step(gradients: _Gradients, t: int, loss: float) -> None:
+        def step(loss_of: Callable[[], Tensor], t: int) -> float:
+            gradients, loss = _differentiated(loss_of, parameters)
             for p, g in zip(parameters, gradients, strict=True):
                 p.grad = g
             if not isinstance(row.lr, int | float):
                 set_rate(row.rate(t - row.first_step - 1))
             optimizer.step()
             optimizer.zero_grad()
+            return float(loss)
 
         def memory() -> Any:
             kept = optimizer.state_dict()
@@ -409,6 +435,35 @@ class SingleTraining(OneByOne):
             }
 
         return step, memory
+
+
+def given_difference(problem: Problem, rule: Rule, rows: Sequence[GradientInputs]) -> float:
+    """The largest relative difference, between stacked and single models, of what a rule is given at its first step."""
+    problem = replace(problem, module=copy.deepcopy(problem.module))  # vmap leaves a mess if it cannot take it
+    supply, kernel = Supply(problem, rule), SingleTraining(problem, rule, "")
+    memories = [rule.memory(problem.split(row.vector)[0], i) for i, row in enumerate(rows)]
+    columns = [torch.stack([getattr(row, name) for row in rows]) for name in ("inputs", "targets", "weights")]
+    keys = torch.tensor([row.key for row in rows], device=columns[0].device)
+    extras = [torch.stack(column) for column in zip(*(row.extras for row in rows), strict=True)]
+    state = rule.views({name: torch.stack([m[name] for m in memories]) for name in memories[0]}, problem.params)
+    t = torch.ones(len(rows), dtype=torch.float64, device=columns[0].device)
+    with torch.no_grad():
+        trained, fixed = problem.split(torch.stack([row.vector for row in rows]))
+        _, _, stacked = supply.stacked(trained, fixed, (*columns, keys, extras), state, t)
+        worst = 0.0
+        for i, (row, memory) in enumerate(zip(rows, memories, strict=True)):
+            module = kernel.module(row.vector)
+            batch = (row.inputs, row.targets, row.weights, torch.tensor(row.key), row.extras)
+            _, _, single = supply.single(
+                module, partial(kernel.loss, module, *batch), rule.views(memory, problem.params), 1
+            )
+            for ours, theirs in zip(stacked, single, strict=True):
+                if ours.keys() != theirs.keys():
+                    return math.inf
+                for name, x in theirs.items():
+                    scale = float(x.abs().max().clamp_min(1e-6))
+                    worst = max(worst, float((ours[name][i] - x).abs().max()) / scale)
+    return worst
 
 
 def rate_setter(optimizer: torch.optim.Optimizer) -> Callable[[float], None]:

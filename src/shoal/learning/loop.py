@@ -7,6 +7,7 @@ from `backward()`, so that hooks run; an optimizer whose `step` insists on a clo
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from shoal.engine.compute import Job
 from shoal.learning.batches import batches
 from shoal.learning.kernels import OneByOne, Trained, TrainInputs, rate_setter
 from shoal.learning.objective import Problem
+from shoal.optim import second_derivatives
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive
 
@@ -35,12 +37,14 @@ class Running:
         module, optimizer: which belong together.
         set_rate: sets the learning rate.
         closure: whether `optimizer.step` has to be given one.
+        graph: whether that one returns the loss with its graph, and leaves differentiating to the optimizer.
     """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     set_rate: Callable[[float], None]
     closure: bool
+    graph: bool
 
 
 class TorchLoop(OneByOne):
@@ -70,14 +74,17 @@ class TorchLoop(OneByOne):
         optimizer = self._make([(name, p) for name, p in module.named_parameters() if p.requires_grad])
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         needed = closure is not None and closure.default is inspect.Parameter.empty
-        needed = needed or getattr(optimizer, "needs_loss", False)
+        graph = bool(getattr(optimizer, "needs_graph", False))
+        needed = needed or graph or getattr(optimizer, "needs_loss", False)
+        if hasattr(core := getattr(optimizer, "core", optimizer), "watch"):
+            core.watch(module)
         own = float(optimizer.param_groups[0]["lr"]) / self._lr
         set_rate = rate_setter(optimizer)
-        return Running(module, optimizer, lambda lr: set_rate(lr * own), needed)
+        return Running(module, optimizer, lambda lr: set_rate(lr * own), needed, graph)
 
     def _train(self, row: TrainInputs) -> Trained:
         running: Running = row.memory or self._begin(row)
-        module, optimizer = running.module, running.optimizer
+        optimizer = running.optimizer
         total = 0.0
         data = batches([row.schedule], [row.shard], [1] * row.schedule.steps)
         for s, (inputs, targets, weights) in enumerate(data):
@@ -86,7 +93,7 @@ class TorchLoop(OneByOne):
             losses: list[float] = []
 
             batch = (inputs[0], targets[0], weights[0], noise)
-            closure = partial(self._backward, module, optimizer, batch, row.extras, losses)
+            closure: Any = partial(self._loss if running.graph else self._backward, running, batch, row.extras, losses)
             running.set_rate(row.rate(s))
             if running.closure:
                 optimizer.step(closure)
@@ -96,19 +103,21 @@ class TorchLoop(OneByOne):
             total += losses[0]
         return Trained(self._shown(running), running, total / max(1, row.schedule.steps))
 
+    def _loss(
+        self, running: Running, batch: tuple[Tensor, Tensor, Tensor, Tensor], extras: Any, losses: list[float]
+    ) -> Tensor:
+        """The loss of one batch, which is added to `losses`; second derivatives are there."""
+        with second_derivatives() if running.graph else contextlib.nullcontext():
+            loss = self.loss(running.module, *batch, extras)
+        losses.append(float(loss.detach()))
+        return loss
+
     def _backward(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: tuple[Tensor, Tensor, Tensor, Tensor],
-        extras: Any,
-        losses: list[float],
+        self, running: Running, batch: tuple[Tensor, Tensor, Tensor, Tensor], extras: Any, losses: list[float]
     ) -> float:
         """Gradients of one batch, fresh; the loss is added to `losses`."""
-        optimizer.zero_grad()
-        loss = self.loss(module, *batch, extras)
-        loss.backward()
-        losses.append(float(loss.detach()))
+        running.optimizer.zero_grad()
+        self._loss(running, batch, extras, losses).backward()
         return losses[-1]
 
     def _shown(self, running: Running) -> Tensor:

@@ -25,6 +25,7 @@ from shoal.learning.kernels import (
     SingleGradient,
     SingleLoss,
     SingleTraining,
+    given_difference,
     sample_bytes,
 )
 from shoal.learning.keyed import KeyedRandomness
@@ -77,6 +78,7 @@ class Trainer:
         self._batched = batched
         self._initial: tuple[int, Tensor] | None = None
         self._paths: dict[Hashable, tuple[Path, Problem]] = {}  # by identity of the objective
+        self._given_paths: list[tuple[Rule, Problem, Path]] = []
         self.advice: str | None = None  # for the run's log, once
         self._kernels: dict[Any, Kernel] = {}
         self._usual: dict[int, Kernel] = {}  # of the task's own loss, by batch: found at once
@@ -132,6 +134,11 @@ class Trainer:
             raise ValueError(
                 f"optimizer: {rule.name} needs the loss of its own batch, and cannot step by a gradient alone"
             )
+        if asked := rule.given(problem.params):
+            raise ValueError(
+                f"optimizer: {rule.name} needs more of its own batch ({', '.join(asked)}), and cannot step by a "
+                "gradient alone"
+            )
         result, kept = vector.clone(), {name: buffer.clone() for name, buffer in memory.items()}
         parameters, gradients = (list(problem.split(flat)[0].values()) for flat in (result, gradient))
         rate = rule.lr if lr is None else lr
@@ -155,8 +162,8 @@ class Trainer:
         return kernel
 
     def _training(self, shard: Shard, batch: int, objective: Objective, extras: tuple[Tensor, ...]) -> Kernel:
-        path, problem = self.path(objective, shard, extras)
         rule = self.optimizer
+        path, problem = self.path(objective, shard, extras, rule if isinstance(rule, Rule) else None)
 
         def make() -> Kernel:
             if not path.batched:
@@ -208,11 +215,27 @@ class Trainer:
 
     # -- which path ------------------------------------------------------------------------------------------
 
-    def path(self, objective: Objective, shard: Shard, extras: tuple[Tensor, ...] = ()) -> tuple[Path, Problem]:
+    def path(
+        self, objective: Objective, shard: Shard, extras: tuple[Tensor, ...] = (), rule: Rule | None = None
+    ) -> tuple[Path, Problem]:
         """Batched or one by one, decided once for each objective by rules that do not measure time.
 
-        `extras` are an example of the objective's further tensors.
+        Args:
+            objective: what is trained.
+            shard: samples to try it on.
+            extras: an example of the objective's further tensors.
+            rule: who is given more than gradients, if anybody.
         """
+        path, problem = self._path(objective, shard, extras)
+        if rule is None or not path.batched or not rule.given(problem.params):
+            return path, problem
+        found = next((path for own, of, path in self._given_paths if own is rule and of is problem), None)
+        if found is None:
+            found = self._choose_given(problem, [self._probe(shard, seed, extras) for seed in (0, 1)], rule)
+            self._given_paths.append((rule, problem, found))
+        return found, problem
+
+    def _path(self, objective: Objective, shard: Shard, extras: tuple[Tensor, ...]) -> tuple[Path, Problem]:
         which = identity(objective)
         found = self._paths.get(which)
         if found is None:
@@ -249,6 +272,18 @@ class Trainer:
             return Path(False, f"vmap cannot take it: {first_line(error)}")
         if difference > 1e-3:
             return Path(False, f"stacked and single gradients differ by {difference:.2g}")
+        return Path(True, "vmap takes it")
+
+    def _choose_given(self, problem: Problem, rows: list[GradientInputs], rule: Rule) -> Path:
+        """Whether what a rule is given can be found for stacked models as it can for single ones."""
+        try:
+            difference = given_difference(problem, rule, rows)
+        except ShoalError:
+            raise
+        except Exception as error:
+            return Path(False, f"vmap cannot take what {rule.name} needs: {first_line(error)}")
+        if not difference <= 1e-3:
+            return Path(False, f"what {rule.name} needs differs by {difference:.2g} between stacked and single models")
         return Path(True, "vmap takes it")
 
     def _difference(self, problem: Problem, rows: list[GradientInputs]) -> float:

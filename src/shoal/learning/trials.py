@@ -14,7 +14,7 @@ from shoal.engine.compute import Job, Kernel, Pool
 from shoal.learning.batches import Schedule, Shard, epochs, stream
 from shoal.learning.contenders import Contender, MakeSchedule, Point, make_schedule
 from shoal.learning.data import Data
-from shoal.learning.kernels import SingleTraining, sample_bytes
+from shoal.learning.kernels import BatchedTraining, SingleTraining, sample_bytes
 from shoal.learning.loop import MakeOptimizer, TorchLoop, state_bytes
 from shoal.learning.mixed import MixedTraining, RuledInputs
 from shoal.learning.objective import Problem, Supervised
@@ -160,6 +160,7 @@ class Bench:
     ) -> list[tuple[Kernel, Rule | None, float | list[float]]]:
         """For each point who trains it, by which rule, at which rates; those that differ in these share a rule."""
         rules: list[Rule] = []
+        kernels: dict[int, Kernel] = {}
         mixed = self._guarded(self._mixed())
         result: list[tuple[Kernel, Rule | None, float | list[float]]] = []
         for point in tried:
@@ -174,10 +175,20 @@ class Bench:
             if shared is None:
                 shared = rule
                 rules.append(rule)
-            path = self._path
-            kernel = mixed if path.batched else self._guarded(SingleTraining(self._problem, shared, path.why))
+            if id(shared) not in kernels:
+                free = self._path.batched and not shared.given(self._problem.params)
+                kernels[id(shared)] = mixed if free else self._alone(shared)
+            kernel = kernels[id(shared)]
             result.append((kernel, shared, _short([rate * own for rate in rates])))
         return result
+
+    def _alone(self, rule: Rule) -> Kernel:
+        """The kernel of one rule: what a rule is given beside gradients is found for it alone."""
+        path, problem = self._trainer.path(Supervised(self._trainer.task.loss), self._shard, rule=rule)
+        if not path.batched:
+            return self._guarded(SingleTraining(problem, rule, path.why))
+        size = self._batches(0).batch * sample_bytes(self._shard.data)
+        return self._guarded(BatchedTraining(problem, rule, size, path.why, self._pool.device))
 
     def _mixed(self) -> Kernel:
         size = self._batches(0).batch * sample_bytes(self._shard.data)

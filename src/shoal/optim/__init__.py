@@ -6,7 +6,9 @@ An optimizer is a chain of small transforms (`shoal.optim.core`), one file a met
 from shoal.optim.adabound import AdaBound, AMSBound
 from shoal.optim.adadelta import Adadelta
 from shoal.optim.adafactor import AdaFactor
+from shoal.optim.adafisher import AdaFisher, AdaFisherW
 from shoal.optim.adagrad import Adagrad
+from shoal.optim.adahessian import AdaHessian
 from shoal.optim.adalomo import LOMO, AdaLomo
 from shoal.optim.adam import Adam, AdamScaling
 from shoal.optim.adam_atan2 import AdamAtan2
@@ -25,6 +27,7 @@ from shoal.optim.cautious import Cautious, CautiousMask
 from shoal.optim.common import DecayAfter, DecoupledDecay, Momentum, WeightDecay
 from shoal.optim.coordinate_clip import ClippedAdam, CoordinateClip, CoordinateClipping
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Slot, Transform
+from shoal.optim.core.curvature import second_derivatives
 from shoal.optim.coupled_adam import CoupledAdam, embedding_groups
 from shoal.optim.d_adaptation import DAdaptAdam, DAdaptSGD
 from shoal.optim.diffgrad import DiffGrad
@@ -90,6 +93,9 @@ __all__ = [
     "APOLLOMini",
     "AdaBound",
     "AdaFactor",
+    "AdaFisher",
+    "AdaFisherW",
+    "AdaHessian",
     "AdaLomo",
     "AdaMax",
     "AdaMod",
@@ -167,6 +173,7 @@ __all__ = [
     "mup",
     "polynomial_average",
     "power_decay",
+    "second_derivatives",
     "stationary",
     "step_decay",
     "two_time_scales",

@@ -132,6 +132,11 @@ class Wrapper(torch.optim.Optimizer):
         """Whether the innermost optimizer's `step` must be told the loss."""
         return bool(getattr(self.core, "needs_loss", False))
 
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the innermost optimizer's `step` must find a graph."""
+        return bool(getattr(self.core, "needs_graph", False))
+
     def parameters(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """(Group, parameter) of all parameters."""
         return ((group, p) for group in self.param_groups for p in group["params"])
@@ -164,7 +169,7 @@ class Wrapper(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
             closure = None
-            if self.needs_loss:
+            if self.needs_loss or self.needs_graph:
                 further["loss"] = loss
         if replacing:
             for layer in replacing:

@@ -57,7 +57,7 @@ class Kernel:
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
         text, self._scalars = source(plan, dtype)
         self._step = _load(text)
-        self.keys = [key for key, *_ in plan.slots]
+        self.keys = plan.tensors
         self.dtype = dtype
 
     def fits(self, item: Item) -> bool:
@@ -70,8 +70,8 @@ class Kernel:
             item.g = item.g.contiguous()
         state, dtype, size = item.state, self.dtype, item.p.numel()
         same = True
-        for x in (item.p, item.g, *[state[key] for key in self.keys]):
-            if x.dtype is not dtype or not x.is_contiguous() or not self._is_here(x):
+        for x in (item.p, item.g, *[state.get(key) for key in self.keys]):
+            if x is None or x.dtype is not dtype or not x.is_contiguous() or not self._is_here(x):
                 return False
             same &= x.numel() == size
         if not same:
@@ -118,7 +118,7 @@ class DeviceKernel(Kernel):
 
     def __init__(self, plan: Plan, p: Tensor, backend: str = "inductor") -> None:
         self._plan, self.dtype, self.device = plan, p.dtype, p.device.type
-        self.keys = [key for key, *_ in plan.slots]
+        self.keys = plan.tensors
         parts = plan.scalars(2.0, 0.5)
         self._scalars = [(i, name) for i, part in enumerate(parts) for name in vars(part)]
         self._flags = [isinstance(getattr(parts[i], name), bool) for i, name in self._scalars]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_t
 import torch
 from torch import Tensor
 
+from shoal.optim.core import curvature
 from shoal.optim.core.arguments import SHARED, Argument
-from shoal.optim.core.rule import Chain, Item, Param, Plan, Rule, step_items
+from shoal.optim.core.rule import Chain, Item, Memory, Param, Plan, Rule, compute_dtype, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = Any
 """A group's arguments by name, as attributes."""
+Given: TypeAlias = Mapping[str, Sequence[Tensor | None]]
 MISSING: Any = inspect.Parameter.empty
 
 
@@ -103,6 +105,9 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: Kernels | None = None
         self._told: float | None = None
+        self._asks = False
+        self._taken: dict[Tensor, Tensor | None] = {}  # gradients that are not in `grad`, and
+        self._given: dict[Tensor, Memory] = {}  # what transforms are given beside them, for the length of a step
         self._shared: dict[str, Tensor] = {}
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
         self.around: tuple[Transform, ...] = ()  # at its end, put there by wrappers such as Cautious
@@ -161,6 +166,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._chains, self._kernels, self._told, self._shared = {}, None, None, {}
+        self._asks, self._taken, self._given = True, {}, {}
         for group in self.param_groups:
             for name, value in self.arguments.items():
                 group.setdefault(name, value)
@@ -203,40 +209,113 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                         )
 
     @overload
-    def step(self, closure: None = None, *, loss: float | Tensor | None = None) -> None: ...
+    def step(self, closure: None = None, *, loss: float | Tensor | None = None, given: Given | None = None) -> None: ...
     @overload
-    def step(self, closure: Callable[[], float], *, loss: None = None) -> float: ...
+    def step(self, closure: Callable[[], float], *, loss: None = None, given: Given | None = None) -> float: ...
 
     @torch.no_grad()
     def step(
-        self, closure: Callable[[], float] | None = None, *, loss: float | Tensor | None = None
+        self,
+        closure: Callable[[], float] | None = None,
+        *,
+        loss: float | Tensor | None = None,
+        given: Given | None = None,
     ) -> float | Tensor | None:
         """One step.
+
+        An optimizer that needs the Hessian (`needs_graph`) takes products with it from a graph: of the loss, if that
+        still has its own (from which gradients are taken then; `grad` is neither looked at nor set), or of gradients
+        from `loss.backward(create_graph=True)`. Either is let go.
 
         Args:
             closure: re-evaluates the model and returns the loss, if given.
             loss: of the batch that the gradients are of, for those that need it and were not given a closure.
+            given: what transforms ask for beside gradients (`Transform.given`), instead of what the optimizer finds
+                itself: by name, one tensor for each parameter in the order of the groups, or None for it.
 
         Returns:
             The closure's loss.
 
         Raises:
-            RuntimeError: a gradient is sparse, or the optimizer needs the loss and was not told it.
-            ValueError: the loss is NaN or infinite.
+            RuntimeError: a gradient is sparse, or the optimizer needs the loss or a graph and was not told it.
+            ValueError: the loss is NaN or infinite, or `given` has not one tensor for each parameter.
         """
         told = loss
         if closure is not None:
             with torch.enable_grad():
                 told = loss = closure()
         self._told = None if told is None else float(told)
+        if self._asks or given is not None:
+            self._supply(told, given)
         plain: list[Item] = []
         compiled: list[Item] = []
-        for number, group in enumerate(self.param_groups):
-            (compiled if group["compile"] else plain).extend(self._items(number, group))
+        try:
+            for number, group in enumerate(self.param_groups):
+                (compiled if group["compile"] else plain).extend(self._items(number, group))
+        finally:
+            self._taken, self._given = {}, {}
         if compiled:
             plain += self._by_kernels(compiled)
         step_items(_not_fused(plain))
         return None if closure is None else loss
+
+    def _supply(self, loss: float | Tensor | None, given: Given | None) -> None:
+        """Find what transforms ask for beside gradients."""
+        plans = {p: plan for i, group in enumerate(self.param_groups) for p, plan in self._plans(i, group).items()}
+        self._asks = any(plan.given for plan in plans.values())
+        if given is not None:
+            self._given = _by_parameter(list(plans), given)
+        elif any(name in plan.given for plan in plans.values() for name in curvature.GRAPHED):
+            self._differentiate(plans, loss)
+
+    def _differentiate(self, plans: Mapping[Tensor, Plan], loss: float | Tensor | None) -> None:
+        """Gradients with their graph, and what they tell of the Hessian."""
+        gradients = self._with_graph(list(plans), loss)
+        groups = {
+            p: (number, i, group)
+            for number, group in enumerate(self.param_groups)
+            for i, p in enumerate(group["params"])
+        }
+        for name in ("newton", "curvature"):  # the last one lets go of the graph
+            ps = [p for p, plan in plans.items() if name in plan.given and p in gradients]
+            if not ps:
+                continue
+            with torch.enable_grad():
+                gs = [-gradients[p] if groups[p][2]["maximize"] else gradients[p] for p in ps]
+            if name == "curvature":
+                found = curvature.diagonal(gs, ps, [self._signs(plans[p], p, *groups[p]) for p in ps])
+            else:
+                asking: Any = plans[ps[0]].chain[plans[ps[0]].given[name]]
+                found = curvature.newton(gs, ps, asking.cg_steps, asking.eps)
+            for p, x in zip(ps, found, strict=True):
+                self._given.setdefault(p, {})[name] = x.to(compute_dtype(p.dtype))
+        self._taken = {p: gradients[p].detach() if p in gradients else None for p in plans}
+        for p in plans:
+            if p.grad is not None and p.grad.requires_grad:
+                p.grad = p.grad.detach()
+
+    def _with_graph(self, ps: list[Tensor], loss: float | Tensor | None) -> dict[Tensor, Tensor]:
+        """Gradients that can be differentiated again, of the parameters that have any."""
+        if any(p.grad is not None and p.grad.requires_grad for p in ps):
+            return {p: p.grad for p in ps if p.grad is not None}
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            wanted = [p for p in ps if p.requires_grad]
+            try:
+                found = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                if "second time" not in str(error):
+                    raise
+            else:
+                return {p: g for p, g in zip(wanted, found, strict=True) if g is not None}
+        raise RuntimeError(
+            f"{type(self).__name__} needs a graph to differentiate twice: step(loss=loss) with a loss that has not "
+            "been through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either"
+        )
+
+    def _signs(self, plan: Plan, p: Tensor, number: int, i: int, group: dict[str, Any]) -> Tensor:
+        """Random signs for this step of a parameter."""
+        state = self._state_of(number, i, p, plan, group)
+        return curvature.signs(state[plan.seed], state["step"] + 1, tuple(p.shape), p.dtype)
 
     def _by_kernels(self, items: list[Item]) -> list[Item]:
         """Step what compiled kernels can take; returns the rest."""
@@ -252,7 +331,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         scalars: dict[tuple[int, int], list[Scalars]] = {}
         items = []
         for i, p in enumerate(group["params"]):
-            g = p.grad
+            g = self._taken.get(p, p.grad)
             if g is None:
                 continue
             if g.layout is not torch.strided:
@@ -264,29 +343,39 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 del self._chains[number]
                 plans = self._plans(number, group)
                 plan = plans[p]
-            state = self.state[p]
-            t = state.get("step")
-            if t is None or not plan.keys <= state.keys():  # at first, and when settings bring new slots
-                first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
-                fresh = plan.fresh(p, key(int(group.get("seed", 0)), "optimizer", first + i))
-                state.update({"step": 0, **fresh, **state})
-                t = state["step"]
-            state["step"] = t = t + 1
+            state = self._state_of(number, i, p, plan, group)
+            state["step"] = t = state["step"] + 1
             same = id(plan.chain), t
             numbers = scalars.get(same)
             if numbers is None:
                 numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
             if plan.shared:
                 self._share(plan, state, p)
-            items.append(Item(plan, p, g, state, numbers, negate))
+            own = {**state, **self._given[p]} if p in self._given else state
+            items.append(Item(plan, p, g, own, numbers, negate))
         return items
+
+    def _state_of(self, number: int, i: int, p: Tensor, plan: Plan, group: dict[str, Any]) -> dict[str, Any]:
+        """The state of parameter `i` of a group."""
+        state: dict[str, Any] = self.state[p]
+        if "step" not in state or not plan.keys <= state.keys():  # at first, and when settings bring new slots
+            first = sum(len(earlier["params"]) for earlier in self.param_groups[:number])
+            fresh = plan.fresh(p, key(int(group.get("seed", 0)), "optimizer", first + i))
+            state.update({"step": 0, **fresh, **state})
+        return state
 
     @property
     def needs_loss(self) -> bool:
         """Whether `step` must be told the loss, by a closure or by itself."""
-        groups = range(len(self.param_groups))
-        plans = (plan for i in groups for plan in self._plans(i, self.param_groups[i]).values())
-        return any(transform.needs_loss for plan in plans for transform in plan.chain)
+        return any(transform.needs_loss for plan in self._all_plans() for transform in plan.chain)
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether `step` must be told a loss that still has its graph, or find such gradients."""
+        return any(name in plan.given for plan in self._all_plans() for name in curvature.GRAPHED)
+
+    def _all_plans(self) -> list[Plan]:
+        return [plan for i, group in enumerate(self.param_groups) for plan in self._plans(i, group).values()]
 
     def _loss_for(self, plan: Plan, negate: bool) -> float | None:
         if not any(transform.needs_loss for transform in plan.chain):
@@ -322,12 +411,24 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             chain = chains.setdefault(made, made)  # equal chains share their scalars
             plans[p] = Plan(chain, tuple(p.shape))
         self._chains[number] = (settings, plans)
+        self._asks = self._asks or any(plan.given for plan in plans.values())
         return plans
 
     def state_bytes(self) -> int:
         """Bytes of state held now, step counters not counted."""
         tensors = (v for state in self.state.values() for v in state.values() if isinstance(v, Tensor))
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _by_parameter(ps: Sequence[Tensor], given: Given) -> dict[Tensor, Memory]:
+    result: dict[Tensor, Memory] = {}
+    for name, tensors in given.items():
+        if len(tensors) != len(ps):
+            raise ValueError(f"given: got {len(tensors)} of {name}; one for each of {len(ps)} parameters is allowed")
+        for p, x in zip(ps, tensors, strict=True):
+            if x is not None:
+                result.setdefault(p, {})[name] = x.to(compute_dtype(p.dtype))
+    return result
 
 
 def _not_fused(items: list[Item]) -> list[Item]:

@@ -131,7 +131,7 @@ def source(plan: Plan, dtype: torch.dtype) -> tuple[str, list[tuple[int, str]]]:
         if (slot.dtype or dtype) != dtype:
             raise Untranslatable(f"slot {slot.name} is kept as {slot.dtype}")
     p, g = torch.tensor([0.5, -1.5], dtype=dtype), torch.tensor([1.0, 2.0], dtype=dtype)
-    state = {key: torch.full((2,), 0.5, dtype=dtype) for key, *_ in plan.slots}
+    state = {key: torch.full((2,), 0.5, dtype=dtype) for key in plan.tensors}
     slots = {key: f"s_{key}" for key in state}  # no name of the loop's own starts like this
     names: dict[int, Any] = {id(p): "p", id(g): "g", **{id(s): slots[key] for key, s in state.items()}}
     order: list[tuple[int, str]] = []

@@ -101,6 +101,14 @@ class Rule:
         plans = [self.plan(param) for param in params]
         return any(plan.granularity != "element" for plan in plans) and not any(plan.by_number for plan in plans)
 
+    def given(self, params: Iterable[Param]) -> dict[str, Transform]:
+        """Which further tensors `step` must be given, and for each the first transform that asks for it."""
+        found: dict[str, Transform] = {}
+        for param in params:
+            plan = self.plan(param)
+            found = {name: plan.chain[i] for name, i in plan.given.items()} | found
+        return found
+
     def remembers(self, params: Iterable[Param]) -> bool:
         """Whether there is any state."""
         return any(self.plan(param).slots for param in params)
@@ -155,6 +163,7 @@ class Rule:
         t: Scalar,
         lr: Scalar,
         loss: Scalar | None = None,
+        given: Sequence[Memory] | None = None,
     ) -> None:
         """One step, in place.
 
@@ -166,7 +175,10 @@ class Rule:
             t: number of this step, 1 at first; a float, or a float64 tensor [n] for stacked peers.
             lr: learning rate; a float, or a tensor [n].
             loss: of the batches that the gradients are of, where a transform needs it; a float, or a tensor [n].
+            given: further tensors of each parameter by name, where a transform needs them; [n, ...] for stacked peers.
         """
+        if given is not None:
+            state = joined(state, given)
         plans = [self.plan(param) for param in params]
         if isinstance(t, Tensor):
             assert isinstance(lr, Tensor)
@@ -203,7 +215,13 @@ class Rule:
         loss: Tensor | None,
     ) -> None:
         if any(plan.by_number for plan in plans):
+            held = parameters
+            if self.frame:
+                parameters, gradients = (torch.func.vmap(self.frame.to)(list(x)) for x in (held, gradients))
             _step_by_number(plans, parameters, gradients, state, t, lr, loss)
+            if self.frame:
+                for p, q in zip(held, torch.func.vmap(self.frame.back)(list(parameters)), strict=True):
+                    p.copy_(q)
             return
         shared: dict[tuple[tuple[int, float], torch.dtype], list[dict[str, Tensor]]] = {}
 
@@ -251,6 +269,8 @@ class Plan:
         shared: keys of the slots that the whole model shares.
         shares: for each transform, its names of such slots.
         granularity: the coarsest of the chain.
+        given: further tensors that must be given: name -> place of the first transform that asks for it.
+        tensors: keys of all state, and names of what is given.
         rated: whether the update that comes out includes the learning rate.
         by_number: whether there are stacked transforms, which may look at the number of the step.
         stacks: whether the whole chain takes n parameters [n, ...] at once.
@@ -265,7 +285,8 @@ class Plan:
         self.key = (id(chain), factor)
         self.slots: list[tuple[str, Slot, Shape]] = []
         self.names: list[list[tuple[str, str]]] = []
-        taken: set[str] = set()
+        self.given = {name: i for i, t in reversed(list(enumerate(chain))) for name in t.given}
+        taken: set[str] = set(self.given)
         for transform in chain:
             own = []
             for slot in transform.slots:
@@ -274,7 +295,8 @@ class Plan:
                 self.slots.append((key, slot, slot.shape_for(shape)))
                 own.append((slot.name, key))
             self.names.append(own)
-        self.keys = frozenset(taken)
+        self.keys = frozenset(taken - self.given.keys())
+        self.tensors = [*(key for key, *_ in self.slots), *self.given]
         self.shared = tuple(key for key, slot, _ in self.slots if slot.shared)
         self.shares = [tuple(slot.name for slot in transform.slots if slot.shared) for transform in chain]
         grains = {"element" if slot.shape is None else "tensor" for _, slot, _ in self.slots}
@@ -291,6 +313,11 @@ class Plan:
         *_, last = Transform(), *chain
         unwritten = type(last).apply is Quotient.apply and not self.rated and not self._after
         self._quotient = last if isinstance(last, Quotient) and unwritten else None
+
+    @property
+    def seed(self) -> str:
+        """The key of the seed for the signs of whoever asks for "curvature"."""
+        return dict(self.names[self.given["curvature"]])["seed"]
 
     @functools.cached_property
     def _settings(self) -> list[dict[str, float]]:
@@ -340,8 +367,12 @@ class Plan:
         ]
 
     def bind(self, state: Memory) -> list[SimpleNamespace]:
-        """The slots as each transform sees them."""
-        return [SimpleNamespace(**{name: state[key] for name, key in own}) for own in self.names]
+        """The slots as each transform sees them, with what it was given."""
+        bound = [SimpleNamespace(**{name: state[key] for name, key in own}) for own in self.names]
+        if self.given:
+            for s, transform in zip(bound, self.chain, strict=True):
+                vars(s).update({name: state.get(name) for name in transform.given})
+        return bound
 
     def begin(self, p: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
         """All `before`."""
@@ -442,7 +473,7 @@ def _step_by_number(
 
 def _step_peers(plan: Plan, p: Tensor, g: Tensor, state: Memory, t: float, lr: Tensor, rows: list[int]) -> None:
     """One parameter of those stacked peers that are at step t."""
-    own = {key: state[key] for key in plan.keys}
+    own = {key: state[key] for key in plan.tensors if state.get(key) is not None}
     if len(rows) < len(p):
         index = torch.tensor(rows, device=p.device)
         whole = [p, *own.values()]
@@ -459,6 +490,11 @@ def _step_peers(plan: Plan, p: Tensor, g: Tensor, state: Memory, t: float, lr: T
         before.index_copy_(0, index, after)
 
 
+def joined(state: Sequence[Memory], given: Sequence[Memory]) -> list[Memory]:
+    """The slots of each parameter together with what it is given."""
+    return [{**own, **further} for own, further in zip(state, given, strict=True)]
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a rule computes in and keeps its state in: float32, or float64 for float64 parameters."""
     return torch.promote_types(dtype, torch.float32)
@@ -469,7 +505,8 @@ class Item:
     """One parameter of one step.
 
     Attributes:
-        plan, p, g, state, scalars: what to do to which parameter with which gradient, slots and numbers.
+        plan, p, g, state, scalars: what to do to which parameter with which gradient, slots (and what it is given) and
+            numbers.
         negate: whether to go up the gradient instead of down.
     """
 
@@ -520,13 +557,14 @@ def _step_alike(items: Sequence[Item]) -> None:
 
 def _in_blocks(item: Item) -> bool:
     return item.p.device.type == "cpu" and all(
-        x.is_contiguous() for x in (item.p, item.g, *(item.state[key] for key, *_ in item.plan.slots))
+        x is not None and x.is_contiguous()
+        for x in (item.p, item.g, *(item.state.get(key) for key in item.plan.tensors))
     )
 
 
 def _step_in_blocks(item: Item) -> None:
     ps, gs = item.p.view(-1).split(BLOCK), item.g.view(-1).split(BLOCK)
-    parts = {key: item.state[key].view(-1).split(BLOCK) for key, *_ in item.plan.slots}
+    parts = {key: item.state[key].view(-1).split(BLOCK) for key in item.plan.tensors}
     for i, (p, g) in enumerate(zip(ps, gs, strict=True)):
         _step(item.plan, p, g, {key: blocks[i] for key, blocks in parts.items()}, item.scalars, item.negate)
 

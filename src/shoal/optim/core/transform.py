@@ -60,6 +60,11 @@ def number(name: str, start: float = 0.0) -> Slot:
     return Slot(name, lambda shape: (), torch.float64, start)
 
 
+def seed() -> Slot:
+    """What random numbers of each parameter are drawn from, by the name "seed"."""
+    return Slot("seed", lambda shape: (), torch.int64, "seed")
+
+
 def shared(name: str, start: float = 0.0) -> Slot:
     """A number that the whole model has, in double precision."""
     return dataclasses.replace(number(name, start), shared=True)
@@ -76,12 +81,20 @@ class Transform:
         stacked: whether `apply` takes tensors [n, ...] of n parameters (of one model, or one of each of n peers) that
             are at the same step, n >= 1, and slots [n, ...]. `t` and what `derived` makes of it alone are floats then,
             on which it may branch; rates of peers may be tensors that broadcast. It has no other phase than `apply`.
+        given: further tensors of each parameter that it must be given at a step (`awaits`). It finds them in `s`, None
+            where there are none; they are not stored. Those that somebody supplies:
+
+            "curvature": z * (H z) in the parameter's shape, H being the Hessian of that loss, and z random signs, drawn
+            from the transform's slot "seed" and the number of the step (`curvature.signs`);
+            "newton": H^-1 g by conjugate gradients, with the settings `cg_steps` and `eps` (`curvature.newton`);
+            "inputs", "outputs": normalised factors of a layer's Fisher matrix (`shoal.optim.factors`).
     """
 
     granularity: ClassVar[Granularity] = "element"
     rated: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
     stacked: ClassVar[bool] = False
+    given: ClassVar[tuple[str, ...]] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -97,6 +110,10 @@ class Transform:
             lr: learning rate, likewise.
         """
         return {}
+
+    def awaits(self, t: int) -> bool:
+        """Whether step number `t`, 1 at first, is one for which it must be given its tensors."""
+        return True
 
     def before(self, p: Tensor, s: State, c: Scalars) -> None:
         """Change the parameter in place before anything else (of the first transform first)."""
