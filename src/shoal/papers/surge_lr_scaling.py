@@ -21,9 +21,9 @@ Criteria, fixed before the run:
 6. and 7. The same of Adam.
 
 "check": criterion 3 with half the batches, a coarse grid of 3 batch sizes, one seed. "full": 4 batch sizes, 8 to 4,096,
-and two seeds. Rates and batch sizes were written down before any run. A run is given up after 4
-times the steps of the best of its batch size so far. If Fashion-MNIST is not there, the embedded
-digits stand in.
+and two seeds. Rates were written down before any run; before a full one, and after a check, batch sizes were cut from
+six to four, drawn batches by half, and runs are given up after 4 times the steps of the best of their batch size, or
+after 8,000 / sqrt(B). If Fashion-MNIST is not there, the embedded digits stand in.
 """
 
 from __future__ import annotations
