@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from shoal.instruments import Shadows, Surface, directional_sharpness, directions, line, line_search, usual_rules
-from shoal.optim import Adam, MoMo
+from shoal.instruments.stepping import Stepper
+from shoal.learning.task import cross_entropy
+from shoal.optim import SANIA, AdaFisher, AdaHessian, Adam, MoMo, Rule
 from shoal.tensors.random import normal
 from tests.restatements.instruments import directional_sharpness as restated
 from tests.restatements.optimizers import adam as restated_adam
@@ -144,3 +146,20 @@ def test_shadows_are_the_restated_optimizers_put_back_on_the_trajectory() -> Non
 def test_rules_that_need_the_loss_are_refused() -> None:
     with pytest.raises(ValueError, match="rules: got momo"):
         Shadows(network()[0], {"momo": MoMo.rule()})
+
+
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        (AdaHessian.rule(), "curvature"),
+        (AdaFisher.rule(), "inputs, outputs"),
+        (SANIA.rule(preconditioner="newton"), "newton"),
+    ],
+)
+def test_rules_that_need_more_than_the_gradient_are_refused(rule: Rule, what: str) -> None:
+    surface, _ = network()
+    if not rule.name.startswith("sania"):
+        with pytest.raises(ValueError, match=f"rules: got mine, which is given {what}; others are allowed"):
+            Shadows(surface, {"Adam": Adam.rule(), "mine": rule})
+    with pytest.raises(ValueError, match=f"rule: got {rule.name}, which is given {what}; others are allowed"):
+        Stepper(surface.model, cross_entropy, rule)

@@ -166,7 +166,20 @@ def test_blocks_thaw_one_after_the_other_and_frozen_ones_stay() -> None:
         assert trained() == {name for part in parts[-count:] for name in part} - set(frozen)
         thawed = unfreezing.step()
         assert bool(thawed) == (step % 2 == 1 and step < 8)
-    with pytest.raises(ValueError, match="every: got 0"):
+    with pytest.raises(ValueError, match=r"every: got 0"):
         GradualUnfreezing(model, every=0)
     with pytest.raises(ValueError, match="groups: got none"):
         GradualUnfreezing(model, every=1, groups=[])
+
+
+@pytest.mark.parametrize("every", [1.5, float("nan"), True])
+def test_stages_last_a_whole_number_of_steps(every: Any) -> None:
+    with pytest.raises(ValueError, match=r"every: got .*; a whole number >= 1 is allowed"):
+        GradualUnfreezing(nn.Linear(2, 2), every=every)
+
+
+def test_groups_that_share_a_parameter_are_refused_and_nothing_is_frozen() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    with pytest.raises(ValueError, match=r"groups: got 0\.weight twice; a parameter in one group is allowed"):
+        GradualUnfreezing(model, every=1, groups=[["0.*"], ["0.weight", "2.*"]])
+    assert all(p.requires_grad for p in model.parameters())

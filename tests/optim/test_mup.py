@@ -13,7 +13,30 @@ from torch import Tensor, nn
 from shoal.learning import Task
 from shoal.learning.data import load
 from shoal.learning.models import mlp, transformer
-from shoal.optim import LAMB, SGD, SGDW, Adam, AdamW, AMSGrad, Lion, NAdam, Param, RMSProp, WeightDecay, chain, mup
+from shoal.optim import (
+    APOLLO,
+    LAMB,
+    SGD,
+    SGDW,
+    SOAP,
+    AdaFisher,
+    AdaFisherW,
+    AdaHessian,
+    Adam,
+    AdamW,
+    AdaSGD,
+    AMSGrad,
+    ClippedAdam,
+    LaProp,
+    Lion,
+    NAdam,
+    Param,
+    RMSProp,
+    Shampoo,
+    WeightDecay,
+    chain,
+    mup,
+)
 from shoal.optim.widths import attention_scale, redraw, rescale, widths
 from shoal.simulation import simulate
 from tests.restatements.instruments import mup as restated
@@ -345,3 +368,32 @@ def test_an_unknown_optimizer_goes_by_the_family_it_is_given() -> None:
 def test_shapes_by_name_do_for_a_base() -> None:
     shapes = {name: tuple(p.shape) for name, p in perceptron(N0).named_parameters()}
     assert widths(perceptron(N), shapes) == widths(perceptron(N), perceptron(N0))
+
+
+@pytest.mark.parametrize("cls", [SOAP, APOLLO, AdaHessian, Shampoo, AdaFisherW, ClippedAdam, AdaSGD, LaProp])
+@pytest.mark.parametrize("form", ["optimizer", "rule"])
+def test_decoupled_decay_is_known_by_the_chain(cls: Any, form: str) -> None:
+    """The product of rate and decay is the base model's, or where the rate does not matter the decay itself."""
+    model, base = perceptron(N), perceptron(N0)
+    kept = set()
+    if form == "optimizer" or cls is LaProp:  # whose rule is no plain one
+        optimizer = mup(model, base, cls, family="adam", lr=0.01, weight_decay=0.2)
+        for group in optimizer.param_groups:
+            kept.add(round(group["weight_decay"] * (1.0 if cls is LaProp else group["lr"]), 12))
+    else:
+        rule = mup(model, base, cls.rule(lr=0.01, weight_decay=0.2), family="adam")
+        for name, p in model.named_parameters():
+            plan = rule.plan(Param(name, tuple(p.shape)))
+            lam = next(t.lam for t in plan.chain if hasattr(t, "lam") and "Decay" in type(t).__name__)
+            kept.add(round(lam * 0.01 * plan.factor, 12))
+    assert kept == {0.2 if cls is LaProp else 0.002}
+
+
+def test_the_kind_of_decay_that_is_refused_is_named() -> None:
+    model, base = perceptron(8), perceptron(4)
+    with pytest.raises(ValueError, match=r"weight_decay: got 0\.1 for AdaFisher, which adds it to the gradient; 0 is"):
+        mup(model, base, AdaFisher, family="adam", lr=0.1, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"weight_decay: got 0\.1 for LAMB, whose decay is not known; 0 is"):
+        mup(model, base, LAMB, family="adam", lr=0.1, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"weight_decay: got 0\.1 for RAdam, which adds it to the gradient; 0 is"):
+        mup(model, base, torch.optim.RAdam, family="adam", lr=0.1, weight_decay=0.1)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shoal.optim.adafisher import AdaFisherW
+from shoal.optim.adahessian import AdaHessian
 from shoal.optim.adalomo import LOMO
 from shoal.optim.adam import Adam
 from shoal.optim.adamw import AdamW
@@ -18,6 +20,7 @@ from shoal.optim.lion import Lion
 from shoal.optim.lookahead import Lookahead, lookahead
 from shoal.optim.recombined import chain
 from shoal.optim.rotated import Rotated, Rotation, rotated
+from shoal.optim.sania import SANIA
 from shoal.optim.sgd import SGD
 from shoal.optim.soap import SOAP
 from shoal.optim.ttur import ttur
@@ -205,3 +208,62 @@ def test_stacked_peers_turn_a_rule_that_acts_at_some_steps_as_each_by_itself() -
     for i, peer in enumerate(single):
         for together, alone in zip(stack, peer.values(), strict=True):
             torch.testing.assert_close(together[i], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("within", ["model", "tensor"])
+def test_weights_that_the_optimizer_leaves_stay_bit_for_bit(within: str) -> None:
+    p = [nn.Parameter(normal(i, (16, 16))) for i in range(2)]
+    before = [x.detach().clone() for x in p]
+    optimizer = Rotated(SGD(p, lr=0.0), within=within)
+    for _ in range(50):
+        for x in p:
+            x.grad = torch.zeros_like(x)
+        optimizer.step()
+    for x, y in zip(p, before, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "what"),
+    [
+        (lambda p: AdaHessian(p), "AdaHessian", "curvature"),
+        (lambda p: SANIA(p, preconditioner="newton"), "SANIA", "newton"),
+        (lambda p: Cautious(SANIA(p, preconditioner="hutchinson")), "SANIA", "curvature"),
+        (lambda p: AdaFisherW(p), "AdaFisherW", "inputs, outputs"),
+    ],
+)
+def test_optimizers_that_need_more_than_the_gradient_are_refused(make: Any, name: str, what: str) -> None:
+    with pytest.raises(ValueError, match=f"optimizer: got {name}, which is given {what} in the model's own"):
+        Rotated(make([nn.Parameter(torch.ones(3))]))
+
+
+def test_an_optimizer_that_comes_to_need_more_than_the_gradient_is_refused_before_anything_is_turned() -> None:
+    p = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    optimizer = Rotated(SANIA([p]))
+    optimizer.param_groups[0]["preconditioner"] = "newton"
+    with pytest.raises(ValueError, match="optimizer: got SANIA, which is given newton"):
+        optimizer.step(loss=p.square().sum())
+    assert p.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_frozen_parameters_are_refused_where_they_would_be_mixed_and_stay_elsewhere() -> None:
+    def made(within: str) -> tuple[list[nn.Parameter], Rotated]:
+        ps = [nn.Parameter(normal(i, 5)) for i in range(2)]
+        return ps, Rotated(SGD(ps, lr=0.1, weight_decay=0.1), within=within)
+
+    ps, optimizer = made("model")
+    ps[1].requires_grad_(False)
+    ps[0].grad = torch.ones(5)
+    before = [p.detach().clone() for p in ps]
+    message = r'within: got "model" with a frozen parameter of shape \(5,\); "tensor" is allowed'
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert all(map(torch.equal, ps, before))
+    with pytest.raises(ValueError, match=message):
+        Rotated(SGD(ps))
+    ps, optimizer = made("tensor")
+    ps[1].requires_grad_(False)
+    ps[0].grad = torch.ones(5)
+    optimizer.step()
+    assert not torch.equal(ps[0], before[0])
+    assert torch.equal(ps[1], before[1])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from shoal.optim import SANIA
+from shoal.optim import SANIA, CoordinateClip, WeightDecay, chain
 from shoal.optim.core.curvature import signs
 from shoal.tensors.random import key
 from tests.optim.following import (
@@ -199,3 +199,19 @@ def test_newtons_direction_stops_at_negative_curvature() -> None:
     q = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))  # none at all: the gradient itself
     SANIA([q], preconditioner="newton", eps=0.0, lb=-1e9).step(loss=-0.5 * q.square().sum())
     assert float(q) == 2.0
+
+
+def test_newtons_direction_behind_a_changed_gradient_is_refused() -> None:
+    w = nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+
+    def loss() -> torch.Tensor:
+        return (torch.arange(1.0, 4.0, dtype=torch.float64) * w.square()).sum()
+
+    message = "links: got a changed gradient for Newton's direction, which is of the gradient as it came"
+    with pytest.raises(ValueError, match=message):
+        CoordinateClip(SANIA([w], preconditioner="newton"), rho=1.0).step(loss=loss())
+    with pytest.raises(ValueError, match=message):
+        chain(WeightDecay(0.1), SANIA.rule(preconditioner="newton"))([w]).step(loss=loss())
+    assert w.tolist() == [1.0, 2.0, 3.0]
+    CoordinateClip(SANIA([w], preconditioner="newton", eps=0.0, lb=-1e9), rho=0.0).step(loss=loss())
+    torch.testing.assert_close(w.detach(), torch.zeros_like(w), rtol=0, atol=1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,27 @@ from torch.optim.lr_scheduler import LambdaLR
 from shoal import names, simulate
 from shoal.learning.games import QuadraticGame, game_loss, quadratic_game
 from shoal.learning.gans import gan_loss, mixture_gan
-from shoal.optim import SGD, TTUR, Adam, AdamW, DoG, Lookahead, MoMo, Param, Rule, two_time_scales
+from shoal.optim import (
+    APOLLO,
+    SANIA,
+    SGD,
+    TTUR,
+    AdaFisher,
+    AdaHessian,
+    Adam,
+    AdamW,
+    DoG,
+    Lookahead,
+    MoMo,
+    Param,
+    Rule,
+    two_time_scales,
+)
+from shoal.optim.coordinate_clip import coordinate_clip
 from shoal.optim.lookahead import lookahead
 from shoal.optim.saving import load, save
 from shoal.optim.ttur import ttur
+from shoal.tensors.random import normal
 from tests.restatements.instruments import fid as restated
 
 F64 = torch.float64
@@ -327,3 +345,91 @@ def test_bad_arguments_are_named() -> None:
 
 def test_a_plain_rules_factor_is_one() -> None:
     assert Rule("plain", 0.1).plan(Param("x", ())).factor == 1.0
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "alternating"])
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: Lookahead(o, k=2)])
+@pytest.mark.parametrize("who", [0, 1])
+def test_factors_of_a_player_are_of_its_own_loss(order: Any, wrap: Any, who: int) -> None:
+    """Beside a player that stands still, AdaFisher goes the way that it goes without one."""
+    ends = []
+    for together in (True, False):
+        modules = players()
+        own = wrap(AdaFisher(modules[who], lr=0.05, t_cov=2))
+        both: list[Any] = [own, torch.optim.SGD(modules[1 - who].parameters(), lr=0.0)]
+        optimizer = TTUR(*(both if who == 0 else both[::-1]), order=order)
+        for step in range(5):
+            if together:
+                optimizer.step(*losses(*modules, step))
+                continue
+            own.zero_grad()
+            losses(*modules, step)[who]().backward()
+            own.step()
+        ends.append(torch.cat([p.detach().flatten() for p in modules[who].parameters()]))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("order", "graphed"), [("simultaneous", [0]), ("simultaneous", [1]), ("alternating", [0, 1]), ("alternating", [1])]
+)
+@pytest.mark.parametrize("make", [AdaHessian, lambda p: SANIA(p, preconditioner="newton")])
+def test_players_that_need_a_graph_step_as_by_themselves(order: Any, graphed: list[int], make: Any) -> None:
+    """In a game where each player's Hessian holds the other's weights; against steps of each beside constants."""
+
+    def first(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).square().sum() + x.square().sum()
+
+    def second(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y - 1.0).square().sum() + y.square().sum()
+
+    ends = []
+    for by_hand in (False, True):
+        x, y = (nn.Parameter(normal(i, 3, dtype=F64)) for i in range(2))
+        own = [make([p]) if i in graphed else SGD([p], lr=0.1) for i, p in enumerate((x, y))]
+        optimizer = TTUR(*own, order=order)
+
+        def alone(i: int, loss: Tensor, own: Any = own, players: Any = (x, y)) -> None:
+            if i not in graphed:
+                players[i].grad = torch.autograd.grad(loss, players[i])[0]
+            own[i].step(**({"loss": loss} if i in graphed else {}))
+
+        for _ in range(4):
+            if not by_hand:
+                optimizer.step(lambda x=x, y=y: first(x, y), lambda x=x, y=y: second(x, y))  # type: ignore[misc]
+                continue
+            before = x.detach().clone(), y.detach().clone()
+            alone(1, second(before[0], y))
+            alone(0, first(x, before[1] if order == "simultaneous" else y.detach().clone()))
+        ends.append(torch.cat([x.detach(), y.detach()]))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+    assert bool(ends[0].isfinite().all())
+
+
+def test_two_players_that_need_a_graph_of_one_point_are_refused() -> None:
+    g, d = players()
+    message = "order: got 'simultaneous' for two players that need a graph; 'alternating' is allowed"
+    with pytest.raises(ValueError, match=message):
+        TTUR(AdaHessian(g.parameters()), AdaHessian(d.parameters()))
+    optimizer = TTUR(AdaHessian(g.parameters()), SANIA(d.parameters()))
+    optimizer.param_groups[1]["preconditioner"] = "newton"
+    with pytest.raises(ValueError, match=message):
+        optimizer.step(*losses(g, d))
+
+
+def test_rules_of_different_seeds_are_refused() -> None:
+    with pytest.raises(ValueError, match="generator, discriminator: got rules of the seeds 2 and 3; one seed"):
+        TTUR.rule(APOLLO.rule(seed=2), APOLLO.rule(seed=3))
+    rule = TTUR.rule(replace(SGD.rule(0.1), seed=3), APOLLO.rule(seed=3))
+    assert rule.seed == 3
+
+
+@pytest.mark.parametrize("wrap", [lambda rule: rule, lookahead, lambda rule: coordinate_clip(rule, 0.2)])
+def test_a_prefix_that_no_parameter_has_is_refused(wrap: Any) -> None:
+    rule = wrap(ttur(SGD.rule(0.1), 3.0, fast="disc."))
+    one = {"generator.w": torch.zeros(2), "discriminator.w": torch.zeros(2)}
+    message = r"'disc\.', with which no parameter begins: generator\.w, discriminator\.w; the beginning of one's name"
+    with pytest.raises(ValueError, match=message):
+        rule.memory(one)
+    with pytest.raises(ValueError, match=r"'max\.', with which no parameter begins"):
+        simulate("gossip", peers=2, rounds=1, optimizer="ttur+sgd:lr=0.1", task="digits", seed=0)
+    wrap(ttur(SGD.rule(0.1), 3.0, fast="discriminator.")).memory(one)

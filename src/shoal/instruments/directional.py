@@ -206,7 +206,7 @@ class Shadows:
         rules: by name.
 
     Raises:
-        ValueError: a rule needs the loss.
+        ValueError: a rule needs the loss, or more (AdaHessian, AdaFisher).
     """
 
     def __init__(self, surface: Surface, rules: Mapping[str, Rule]) -> None:
@@ -215,6 +215,10 @@ class Shadows:
         told = [name for name, rule in self._rules.items() if rule.needs_loss(self._params)]
         if told:
             raise ValueError(f"rules: got {', '.join(told)}, which must be told the loss; others are allowed")
+        for name, rule in self._rules.items():
+            asked = rule.given(self._params)
+            if asked:
+                raise ValueError(f"rules: got {name}, which is given {', '.join(asked)}; others are allowed")
         held = {name: p.double() for name, p in surface.split(surface.vector()).items()}
         self._memories = {name: rule.memory(held) for name, rule in self._rules.items()}
         self.steps = 0

@@ -22,6 +22,9 @@ class Stepper:
         rule: how.
         seed: for rules that draw random numbers.
         watch: called with the gradients of each step, before it.
+
+    Raises:
+        ValueError: the rule needs more than gradients and the loss (AdaHessian, AdaFisher).
     """
 
     def __init__(
@@ -36,6 +39,9 @@ class Stepper:
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         self.params = [Param(name, tuple(p.shape)) for name, p in named.items()]
+        asked = rule.given(self.params)
+        if asked:
+            raise ValueError(f"rule: got {rule.name}, which is given {', '.join(asked)}; others are allowed")
         self.steps, self._watch = 0, watch
         self._state = rule.views(rule.memory({name: p.detach() for name, p in named.items()}, seed), self.params)
         self._tells = rule.needs_loss(self.params)

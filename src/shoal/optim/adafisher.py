@@ -19,7 +19,8 @@ are the publication's, channel by channel. S is of the mean loss, and so falls w
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -130,6 +131,7 @@ class _OfLayers(Optimizer):
         self._models: list[nn.Module] = []
         self._owners: dict[nn.Module, list[nn.Module]] = {}
         self._due: dict[nn.Module, bool] = {}  # for the next step, once somebody asked
+        self._paused = 0
         self._handles: list[RemovableHandle] = []
         itself = weakref.ref(self)
 
@@ -157,6 +159,15 @@ class _OfLayers(Optimizer):
         self._owners.clear()
         self._watch.seen.clear()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Look at no pass within the block: those of another loss than the one that is stepped by."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
     def __enter__(self) -> _OfLayers:
         return self
 
@@ -170,7 +181,7 @@ class _OfLayers(Optimizer):
 
     def _awaits(self, layer: nn.Module) -> bool:
         """Whether a pass in training, and before a step for which a parameter of the layer wants its factors."""
-        if not any(model.training for model in self._owners[layer]):
+        if self._paused or not any(model.training for model in self._owners[layer]):
             return False
         if not self._due:
             periods = {p: group["t_cov"] for group in self.param_groups for p in group["params"]}

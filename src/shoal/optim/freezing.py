@@ -12,10 +12,13 @@ normalisation are no parameters; `eval()` keeps them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+
+from shoal.optim.core.arguments import whole
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 _POSITIONS = re.compile(r"(^|_)pos|position|wpe", re.IGNORECASE)
@@ -150,19 +153,22 @@ class GradualUnfreezing:
 
     Args:
         model: it is changed.
-        every: steps of each stage, at least 1.
-        groups: names of parameters from input to output; None: `blocks(model)`.
+        every: steps of each stage, a whole number >= 1.
+        groups: names of parameters from input to output, each in one group at most; None: `blocks(model)`.
 
     Raises:
         ValueError: an argument is not allowed.
     """
 
     def __init__(self, model: nn.Module, every: int, groups: Sequence[Iterable[str]] | None = None) -> None:
-        if every < 1:
-            raise ValueError(f"every: got {every}; at least 1 is allowed")
+        if not whole(1)(every):
+            raise ValueError(f"every: got {every!r}; a whole number >= 1 is allowed")
         chosen = blocks(model) if groups is None else [sorted(_matching(model, group)) for group in groups]
         if not chosen:
             raise ValueError("groups: got none; at least one is needed")
+        twice = sorted(name for name, times in Counter(name for part in chosen for name in part).items() if times > 1)
+        if twice:
+            raise ValueError(f"groups: got {twice[0]} twice; a parameter in one group is allowed")
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         self._model, self._every = model, every
         self._groups = [[name for name in group if name in trained] for group in chosen]

@@ -4,13 +4,14 @@ G. Yang, E. Littwin, "Tensor Programs IVb: Adaptive Optimization in the Infinite
 The table of factors, and what is done to a model's first values, are in `widths.py`.
 
 Weight decay: the product of learning rate and decay of a parameter stays what it is at the base width, for decoupled
-decay and for SGD's. The coupled decay of Adam and its kin has no such factor, and is refused.
+decay and for SGD's; a decay that is not multiplied by the rate is left as it is. The coupled decay of Adam and its kin
+has no such factor, and is refused. Which one an optimizer of `shoal.optim` has is seen from its chain.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -24,10 +25,13 @@ from shoal.optim.adamax import AdaMax
 from shoal.optim.adamw import SGDW, AdamW
 from shoal.optim.adopt import ADOPT
 from shoal.optim.amsgrad import AdamNC, AMSGrad
-from shoal.optim.core import Chain, Param, Rule
+from shoal.optim.common import DecayAfter, DecoupledDecay, WeightDecay
+from shoal.optim.core import Chain, Optimizer, Param, Rule
 from shoal.optim.core.optimizer import Links
+from shoal.optim.laprop import FixedDecayAfter
 from shoal.optim.lion import Lion
 from shoal.optim.nadam import NAdam
+from shoal.optim.radam import DecayOfTakenSteps
 from shoal.optim.rmsprop import RMSProp
 from shoal.optim.sgd import SGD
 from shoal.optim.widths import Base, Family, Width, divide_readouts, redraw, rescale, some_of, widths
@@ -43,7 +47,8 @@ ENTRY_WISE: tuple[type, ...] = (
 """Steps of a size that the gradient's does not change, entry by entry: Adam's exponents."""
 LINEAR: tuple[type, ...] = (SGD, SGDW, torch.optim.SGD)
 """Steps in proportion to the gradient: SGD's exponents."""
-DECOUPLED: tuple[type, ...] = (AdamW, AdamAtan2, Lion, SGDW, torch.optim.AdamW)
+TIMES_RATE: tuple[type, ...] = (DecoupledDecay, DecayAfter, DecayOfTakenSteps)
+"""Transforms of decoupled decay, multiplied by the learning rate."""
 
 
 def mup(
@@ -78,7 +83,7 @@ def mup(
         The optimizer, with a group for all parameters of one rate; or a rule, for stacked peers, which looks at names.
 
     Raises:
-        ValueError: the optimizer is not known, Adam's decay is coupled, or as of `rescale`.
+        ValueError: the optimizer is not known, Adam's decay is coupled or not known, or as of `rescale`.
     """
     if init not in ("rescale", "redraw", "keep"):
         raise ValueError(f"init: got {init!r}; rescale, redraw or keep is allowed")
@@ -88,7 +93,7 @@ def mup(
     if isinstance(optimizer, Rule):
         if settings:
             raise ValueError(f"settings: got {', '.join(settings)}; a rule that is made already takes none")
-        made: Any = _widened_rule(optimizer, family, found)
+        made: Any = _widened_rule(optimizer, family, found, model)
     else:
         made = optimizer(_groups(model, optimizer, cls, family, found, settings), **settings)
     if init == "rescale":
@@ -130,21 +135,45 @@ def _of_gradient(settings: Mapping[str, Any], width: Width) -> dict[str, float]:
     }
 
 
-def _decoupled(cls: type | None, settings: Mapping[str, Any]) -> bool:
-    return cls in DECOUPLED or bool(settings.get("decoupled_weight_decay"))
+Decay = Literal["none", "with lr", "apart", "coupled", "unknown"]
 
 
-def _decay(cls: type | None, family: Family, settings: Mapping[str, Any]) -> Literal["none", "with lr", "apart"]:
-    """How a weight decay goes: multiplied by the learning rate, or by the schedule alone."""
+def _kind(cls: type | None, settings: Mapping[str, Any], params: Iterable[Param]) -> Decay:
+    """How a class's weight decay goes: multiplied by the learning rate, apart from it, or into the gradient."""
+    if cls is not None and issubclass(cls, Optimizer):
+        links = Links(cls, dict(settings))
+        kinds = {type(transform) for param in params for transform in links(param)}
+        if any(issubclass(kind, WeightDecay) for kind in kinds):
+            return "coupled"
+        if any(issubclass(kind, FixedDecayAfter) for kind in kinds):
+            return "apart"
+        if any(issubclass(kind, TIMES_RATE) for kind in kinds):
+            return "apart" if settings.get("decay_times_lr") is False else "with lr"
+        return "unknown"
+    if cls is torch.optim.AdamW or settings.get("decoupled_weight_decay"):
+        return "with lr"
+    return "coupled" if cls is not None and cls.__module__.startswith("torch.optim") else "unknown"
+
+
+def _decay(cls: type | None, family: Family, settings: Mapping[str, Any], model: nn.Module) -> Decay:
+    """How the weight decay of a model's parameters goes.
+
+    Raises:
+        ValueError: that has no factor in muP, or is not known.
+    """
     if not settings.get("weight_decay"):
         return "none"
-    if family == "adam" and not _decoupled(cls, settings):
+    kind = _kind(cls, settings, [Param(name, tuple(p.shape)) for name, p in model.named_parameters()])
+    if family == "sgd":
+        return "apart" if kind == "apart" else "with lr"
+    if kind in ("coupled", "unknown"):
         shown = cls.__name__ if cls else "this optimizer"
+        why = "which adds it to the gradient" if kind == "coupled" else "whose decay is not known"
         raise ValueError(
-            f"weight_decay: got {settings['weight_decay']} for {shown}, which adds it to the gradient; 0 is allowed "
-            "in muP, or an optimizer with decoupled decay, such as AdamW"
+            f"weight_decay: got {settings['weight_decay']} for {shown}, {why}; 0 is allowed in muP, or an optimizer "
+            "with decoupled decay, such as AdamW"
         )
-    return "apart" if settings.get("decay_times_lr") is False else "with lr"
+    return kind
 
 
 def _own(settings: Mapping[str, Any], rate: float, width: Width, decay: str) -> dict[str, Any]:
@@ -165,7 +194,7 @@ def _groups(
     settings = {**defaults, **given}
     if settings.get("lr") is None:
         raise ValueError("lr: got none; the learning rate of the base model is needed")
-    decay = _decay(cls, family, settings)
+    decay = _decay(cls, family, settings, model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         rate, gradient = found[name].lr(family), found[name].gradient
@@ -182,6 +211,7 @@ class _Widened:
     inner: Links
     family: Family
     found: Mapping[str, Width]
+    decay: Decay
 
     def factor(self, param: Param) -> float:
         """The learning rate over that in the base model."""
@@ -194,14 +224,13 @@ class _Widened:
     def __call__(self, param: Param) -> Chain:
         """The chain, with the settings for this width."""
         settings, rate = self.inner.settings, self.factor(param)
-        decay = _decay(self.inner.cls, self.family, settings)
-        own = _own(settings, rate, self.found[param.name], decay)
+        own = _own(settings, rate, self.found[param.name], self.decay)
         return Links(self.inner.cls, settings | own)(param)
 
 
-def _widened_rule(rule: Rule, family: Family, found: Mapping[str, Width]) -> Rule:
+def _widened_rule(rule: Rule, family: Family, found: Mapping[str, Width], model: nn.Module) -> Rule:
     if not isinstance(rule.links, Links):
         raise ValueError(f"optimizer: got the rule {rule.name}; one that a class of shoal.optim makes is allowed")
-    _decay(rule.links.cls, family, rule.links.settings)
-    links = _Widened(rule.links, family, found)
+    decay = _decay(rule.links.cls, family, rule.links.settings, model)
+    links = _Widened(rule.links, family, found, decay)
     return Rule(rule.name, rule.lr, links, rule.seed, links.factor)

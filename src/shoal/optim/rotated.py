@@ -10,7 +10,8 @@ arXiv:2410.08198 (2024).
 
 Choices. Up to `side` coordinates R is uniform among all rotations and reflections (Haar's measure). Of more, stretches
 of a^2 (a^2 + a, ...) share their two factors of at most `side` x `side`, and what is left over is rotated by itself, so
-that each coordinate goes into up to side^2 others and R takes little memory.
+that each coordinate goes into up to side^2 others and R takes little memory. `Rotated` adds R' of the step to p, so
+that rounding does not move what stands still.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from shoal.optim.adalomo import InBackward
-from shoal.optim.core import Rule
+from shoal.optim.core import Optimizer, Rule
 from shoal.optim.core.arguments import whole
 from shoal.optim.core.rule import compute_dtype
 from shoal.optim.wrapping import Wrapper
@@ -166,14 +167,15 @@ class Rotated(Wrapper):
     The optimizer's state is in these coordinates. Other wrappers stand inside; `XGrad` is refused.
 
     Args:
-        optimizer: any `torch.optim.Optimizer` that calls a closure no more than once, another wrapper too.
+        optimizer: any `torch.optim.Optimizer` that calls a closure no more than once and needs gradients alone, another
+            wrapper too.
         rotation_seed: of the rotation, >= 0.
-        within: "model" mixes all coordinates, where a missing gradient counts as 0 if another is there, and no group
-            can be added later; "tensor" those of each parameter.
+        within: "model" mixes all coordinates, where a missing gradient counts as 0 if another is there, nothing may
+            be frozen, and no group can be added later; "tensor" those of each parameter.
         side: largest side of a factor.
 
     Raises:
-        ValueError: an argument is not allowed.
+        ValueError: an argument is not allowed; or later, a parameter that would be mixed is frozen.
     """
 
     place: ClassVar[int] = 3
@@ -182,7 +184,7 @@ class Rotated(Wrapper):
 
     frame: RotatedFrame
     _given: dict[Tensor, Tensor | None]  # gradients as they came, during a step
-    _unturned: dict[Tensor, tuple[Tensor, Tensor]]  # those without a gradient as they were, and turned
+    _held: list[tuple[Tensor, Tensor, Tensor]]  # parameters, as they were and turned, during a step
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, *, rotation_seed: int = 0, within: str = "model", side: int = 256
@@ -195,7 +197,23 @@ class Rotated(Wrapper):
         if isinstance(core, InBackward):
             name = type(core).__name__
             raise ValueError(f"optimizer: got {name}, which steps one tensor at a time; others are allowed")
-        super().__init__(optimizer, frame=RotatedFrame(rotation_seed, within, side), _given={}, _unturned={})
+        super().__init__(optimizer, frame=RotatedFrame(rotation_seed, within, side), _given={}, _held=[])
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what would be of other coordinates than the gradients, and what must not move."""
+        core = self.core
+        asked = {name: 0 for plan in core._all_plans() for name in plan.given} if isinstance(core, Optimizer) else {}
+        if asked:
+            raise ValueError(
+                f"optimizer: got {type(core).__name__}, which is given {', '.join(asked)} in the model's own "
+                "coordinates; one that needs gradients alone is allowed"
+            )
+        frozen = next((p for _, p in self.parameters() if not p.requires_grad), None)
+        if frozen is not None and self.frame.within == "model":
+            raise ValueError(
+                f'within: got "model" with a frozen parameter of shape {tuple(frozen.shape)}; "tensor" is allowed'
+            )
 
     def add_param_group(self, param_group: dict[str, object]) -> None:
         """Add a group to the inner optimizer.
@@ -209,6 +227,7 @@ class Rotated(Wrapper):
 
     def before(self, layers: list[Wrapper]) -> None:
         """Turn parameters and gradients."""
+        self._check()
         held = [p for _, p in self.parameters()]
         self._given = {p: p.grad for p in held}
         mixed = self.frame.within == "model"
@@ -217,20 +236,19 @@ class Rotated(Wrapper):
             for p, g in zip(held, self.frame.to(gradients), strict=True):
                 if mixed or p.grad is not None:
                     p.grad = g.to(p.dtype)
-        kept = {p: p.detach().clone() for p in held if p.grad is None}
+        kept = [p.detach().clone() for p in held]
         self._put(held, self.frame.to(held))
-        self._unturned = {p: (before, p.detach().clone()) for p, before in kept.items()}
+        self._held = [(p, before, p.detach().clone()) for p, before in zip(held, kept, strict=True)]
 
     def after(self, layers: list[Wrapper]) -> None:
         """Turn parameters back."""
-        held = list(self._given)
-        still = [p for p, (_, turned) in self._unturned.items() if torch.equal(p, turned)]
-        self._put(held, self.frame.back(held))
-        for p in still:  # to the last bit
-            p.copy_(self._unturned[p][0])
+        wide = [compute_dtype(p.dtype) for p, _, _ in self._held]
+        moves = [p.to(dtype) - turned for dtype, (p, _, turned) in zip(wide, self._held, strict=True)]
+        for move, (p, before, _) in zip(self.frame.back(moves), self._held, strict=True):
+            p.copy_(before + move)
         for p, g in self._given.items():
             p.grad = g
-        self._given, self._unturned = {}, {}
+        self._given, self._held = {}, []
 
     @torch.no_grad()
     def eval(self) -> None:

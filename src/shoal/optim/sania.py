@@ -139,6 +139,15 @@ class NewtonPolyakModel(PolyakModel):
         """Nothing is kept."""
         return ()
 
+    def measure(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> dict[str, Tensor]:
+        """q, of the gradient as it came."""
+        if u is not g:
+            raise ValueError(
+                "links: got a changed gradient for Newton's direction, which is of the gradient as it came; nothing "
+                "that changes it is allowed before SANIA's newton"
+            )
+        return super().measure(u, p, g, s, c)
+
     def direction(self, u: Tensor, s: State, c: Scalars) -> Tensor:
         """What was found."""
         if s.newton is None:
@@ -154,6 +163,7 @@ class SANIA(Optimizer):
     """Polyak steps under a preconditioner; needs the loss. `lr` only scales (1 is published). Groups are one vector.
 
     With "hutchinson" and "newton" it needs the loss with its graph: `step(loss=loss)` without a backward pass before.
+    "newton" takes no gradients that other transforms have changed (clipping, decay).
     """
 
     about: ClassVar[dict[str, Argument]] = {

@@ -17,14 +17,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from shoal.optim.adafisher import AdaFisher, AdaFisherW
 from shoal.optim.core import Chain, Param, Rule
 from shoal.optim.core.arguments import above, whole
+from shoal.optim.core.rule import Memory
 from shoal.optim.schedules import Schedule, power_decay
+from shoal.optim.wrapping import Wrapper
 
 Loss = Callable[[], Tensor]
 Order = Literal["simultaneous", "alternating"]
@@ -40,7 +45,9 @@ class TTUR(torch.optim.Optimizer):
             optimizer.step(generator=lambda: softplus(-D(G(noise()))).mean(),
                            discriminator=lambda: (softplus(-D(real)) + softplus(D(G(noise())))).mean())
 
-    A loss's gradient is taken with respect to its own player alone, so that nothing has to be detached or cleared.
+    A loss's gradient is taken with respect to its own player alone, so that nothing has to be detached or cleared, and
+    AdaFisher's factors are of its own player's loss (gradients by hand: `with optimizer.paused()` around the other's).
+    A player that needs a graph (AdaHessian) gets its gradient with one.
     `step()` without losses steps both players by the gradients that are there, as those of one loss whose maximising
     player stands in `shoal.learning.games.ascending`.
 
@@ -51,7 +58,8 @@ class TTUR(torch.optim.Optimizer):
         generator, discriminator: optimizers of torch or Shoal, wrapped ones too, over different parameters.
         discriminator_steps: steps of the discriminator to each of the generator; its loss is worked out for each.
         order: "simultaneous" takes the gradients of the generator's step and of the discriminator's last one at the
-            same point, as published; "alternating" lets the generator meet the discriminator after its steps.
+            same point, as published; "alternating" lets the generator meet the discriminator after its steps, and is
+            what two players that both need a graph can do.
 
     Raises:
         ValueError: an argument is not allowed.
@@ -77,6 +85,7 @@ class TTUR(torch.optim.Optimizer):
             raise ValueError(f"discriminator_steps: got {discriminator_steps!r}; a whole number >= 1 is allowed")
         if order not in ("simultaneous", "alternating"):
             raise ValueError(f"order: got {order!r}; 'simultaneous' or 'alternating' is allowed")
+        _check_graphs((generator, discriminator), order)
         own = {id(p) for p in _parameters(generator)}
         if any(id(p) in own for p in _parameters(discriminator)):
             raise ValueError("generator, discriminator: got a parameter that both have; one player's is allowed")
@@ -134,11 +143,12 @@ class TTUR(torch.optim.Optimizer):
         discriminator's stays in its ratio to it.
 
         Args:
-            generator, discriminator: rules of the players, of learning rates > 0.
+            generator, discriminator: rules of the players, of learning rates > 0 and the same seed.
             discriminates: what the names of the discriminator's parameters begin with.
 
         Raises:
-            ValueError: an argument is not allowed; or later, a rule sums over the model (DoG, MoMo).
+            ValueError: an argument is not allowed; or later, a rule sums over the model (DoG, MoMo), or no parameter
+                is the discriminator's.
         """
         for name, rule in zip(PLAYERS, (generator, discriminator), strict=True):
             if not isinstance(rule, Rule) or not above(0.0)(rule.lr):
@@ -147,6 +157,11 @@ class TTUR(torch.optim.Optimizer):
                 raise ValueError(f"{name}: got a rule in coordinates of its own; one in the model's is allowed")
         if not isinstance(discriminates, str) or not discriminates:
             raise ValueError(f"discriminates: got {discriminates!r}; the beginning of names is allowed")
+        if generator.seed != discriminator.seed:
+            raise ValueError(
+                f"generator, discriminator: got rules of the seeds {generator.seed} and {discriminator.seed}; one seed "
+                "is allowed (dataclasses.replace(rule, seed=...)), from which every parameter draws by itself"
+            )
 
         def player(param: Param) -> Rule:
             return discriminator if param.name.startswith(discriminates) else generator
@@ -165,7 +180,7 @@ class TTUR(torch.optim.Optimizer):
             return own.plan(param).factor * own.lr / generator.lr
 
         name = f"ttur({generator.name}, {discriminator.name})"
-        return Rule(name, generator.lr, links, generator.seed, factor)
+        return _OfPlayers(name, generator.lr, links, generator.seed, factor, discriminates=discriminates)
 
     # -- both players' ------------------------------------------------------------------------------------------------
 
@@ -220,26 +235,29 @@ class TTUR(torch.optim.Optimizer):
             Both losses before the step, of the discriminator the last one; None without losses.
 
         Raises:
-            ValueError: one loss alone was given, or none where there are several steps or an order to follow.
+            ValueError: one loss alone was given, or none where there are several steps or an order to follow; or both
+                players need a graph at the same point.
         """
         if generator is None and discriminator is None:
             if self.discriminator_steps > 1 or self.order != "simultaneous":
                 raise ValueError("generator, discriminator: got no losses; both are needed for more than one step each")
-            for player in self.players:
+            for player in _check_graphs(self.players, self.order):
                 player.step()
             return None
         if generator is None or discriminator is None:
             raise ValueError("generator, discriminator: got one loss; both or neither are allowed")
+        order = _check_graphs(self.players, self.order)
         for _ in range(self.discriminator_steps - 1):
-            _take(self.discriminator, _gradient(self.discriminator, discriminator))
-        second = _gradient(self.discriminator, discriminator)
+            _take(self.discriminator, _gradient(self.discriminator, discriminator, self.generator))
+        second = _gradient(self.discriminator, discriminator, self.generator)
         if self.order == "alternating":
             _take(self.discriminator, second)
-            first = _gradient(self.generator, generator)
+            first = _gradient(self.generator, generator, self.discriminator)
+            _take(self.generator, first)
         else:
-            first = _gradient(self.generator, generator)
-            _take(self.discriminator, second)
-        _take(self.generator, first)
+            first = _gradient(self.generator, generator, self.discriminator)
+            for player in order:
+                _take(player, first if player is self.generator else second)
         return first, second
 
     # -- copies and checkpoints ---------------------------------------------------------------------------------------
@@ -287,6 +305,44 @@ class TTUR(torch.optim.Optimizer):
             raise
 
 
+@dataclass(frozen=True)
+class _OfPlayers(Rule):
+    """A rule for two players, which refuses models without the second one.
+
+    Attributes:
+        discriminates: what the names of its parameters begin with.
+    """
+
+    discriminates: str = ""
+
+    def remembers(self, params: Iterable[Param]) -> bool:
+        """Whether there is any state; raises as `memory`."""
+        params = list(params)
+        self._check(param.name for param in params)
+        return super().remembers(params)
+
+    def memory(self, parameters: Mapping[str, Tensor], seed: int | None = None) -> Memory:
+        """Fresh state, as of any rule.
+
+        Raises:
+            ValueError: no parameter is the discriminator's.
+        """
+        self._check(parameters)
+        return super().memory(parameters, seed)
+
+    def _check(self, names: Iterable[str]) -> None:
+        found = list(names)
+        if not any(name.startswith(self.discriminates) for name in found):
+            raise ValueError(
+                f"{self.name}: got {self.discriminates!r}, with which no parameter begins: {', '.join(found[:4])}; "
+                "the beginning of one's name is allowed"
+            )
+
+    def relinked(self, links: Chain | Callable[[Param], Chain]) -> Rule:
+        """The rule with other links."""
+        return replace(self, links=links, _plans={}, _chains={})
+
+
 def ttur(rule: Rule, ratio: float = 1.0, fast: str = "max.") -> Rule:
     """The rule with a rate of its own for one player: `ratio` times the other's.
 
@@ -296,7 +352,7 @@ def ttur(rule: Rule, ratio: float = 1.0, fast: str = "max.") -> Rule:
         fast: what the names of that player's parameters begin with.
 
     Raises:
-        ValueError: an argument is not allowed.
+        ValueError: an argument is not allowed; or later, no parameter's name begins so.
     """
     if not above(0.0)(ratio):
         raise ValueError(f"ratio: got {ratio!r}; a finite number > 0 is allowed")
@@ -342,12 +398,30 @@ def _parameters(player: torch.optim.Optimizer) -> list[Tensor]:
     return list(itertools.chain.from_iterable(group["params"] for group in player.param_groups))
 
 
-def _gradient(player: torch.optim.Optimizer, loss: Loss) -> Tensor:
-    """The loss, with its gradient left at the player's own parameters."""
+def _check_graphs(players: tuple[torch.optim.Optimizer, torch.optim.Optimizer], order: Order) -> list[Any]:
+    """The players in the order in which they may step from one point: who differentiates its graph goes first.
+
+    Raises:
+        ValueError: that is both, and the step of one would change what the other's graph was made of.
+    """
+    graphed = [bool(getattr(player, "needs_graph", False)) for player in players]
+    if order == "simultaneous" and all(graphed):
+        raise ValueError("order: got 'simultaneous' for two players that need a graph; 'alternating' is allowed")
+    return list(players if graphed[0] else reversed(players))
+
+
+def _gradient(player: torch.optim.Optimizer, loss: Loss, other: torch.optim.Optimizer) -> Tensor:
+    """The loss, with its gradient left at the player's own parameters; the other one's layers are not watched."""
     own = [p for p in _parameters(player) if p.requires_grad]
-    with torch.enable_grad():
-        value = loss()
-    for p, g in zip(own, torch.autograd.grad(value, own, allow_unused=True), strict=True):
+    graphed = bool(getattr(player, "needs_graph", False))
+    core = other.core if isinstance(other, Wrapper) else other
+    with ExitStack() as stack:
+        if isinstance(core, AdaFisher | AdaFisherW):
+            stack.enter_context(core.paused())
+        with torch.enable_grad():
+            value = loss()
+        found = torch.autograd.grad(value, own, create_graph=graphed, allow_unused=True)
+    for p, g in zip(own, found, strict=True):
         p.grad = g
     return value.detach()
 

@@ -29,8 +29,8 @@ class Wrapper(torch.optim.Optimizer):
         inner: the optimizer that was given.
         evaluating: whether parameters hold the weights to evaluate (`eval`).
         place: where it acts: lower ones nearer to the step.
-        ahead: whether a closure is called before anything acts: gradients are taken elsewhere than at the weights that
-            the step starts from, or something happens to them.
+        ahead: whether a closure is called before anything acts.
+        elsewhere: whether gradients are taken elsewhere than at the weights that the step starts from.
         outermost: whether other wrappers must stand inside.
 
     Raises:
@@ -39,6 +39,7 @@ class Wrapper(torch.optim.Optimizer):
 
     place: ClassVar[int] = 0
     ahead: ClassVar[bool] = False
+    elsewhere: ClassVar[bool] = False
     outermost: ClassVar[bool] = False
 
     inner: torch.optim.Optimizer

@@ -83,6 +83,7 @@ class XGrad(Wrapper):
 
     place: ClassVar[int] = 1
     ahead: ClassVar[bool] = True
+    elsewhere: ClassVar[bool] = True
 
     prediction_steps: float
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shoal.optim import Adam, AdamW, Cautious, Lookahead, NiNo, XGrad
+from shoal.optim import Adam, AdamW, Cautious, CoordinateClip, Lookahead, NiNo, XGrad
 from shoal.optim.nino import (
     GraphNowcaster,
     NeuralGraph,
@@ -355,6 +355,32 @@ def test_xgrad_is_refused_inside_and_outside() -> None:
         make(training, lambda p: XGrad(AdamW(p)))
     with pytest.raises(ValueError, match=message):
         XGrad(make(training)).step()
+
+
+def test_clipped_gradients_go_together_with_forecasts() -> None:
+    """Clipping by rho = 0 changes nothing, and so the way is that of Adam alone."""
+    plain, clipped = Training(), Training()
+    plain.run(make(plain), range(25))
+    clipped.run(make(clipped, lambda p: CoordinateClip(Adam(p, lr=0.01), rho=0.0)), range(25))
+    for a, b in zip(plain.values(), clipped.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    training = Training()
+    optimizer = make(training, lambda p: CoordinateClip(Adam(p, lr=0.01), rho=0.5))
+    training.run(optimizer, range(10))
+    assert optimizer.last is not None
+    assert not same(training.values(), clipped.values())
+
+
+def test_frozen_parameters_stay_bit_for_bit() -> None:
+    training = Training()
+    frozen, *others = training.model.parameters()
+    frozen.requires_grad_(False)
+    before = [p.detach().clone() for p in training.model.parameters()]
+    optimizer = make(training)
+    training.run(optimizer, range(20))
+    assert optimizer.last is not None
+    assert torch.equal(frozen, before[0])
+    assert not any(torch.equal(p, q) for p, q in zip(others, before[1:], strict=True))
 
 
 # -- arguments, files -------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ B. Knyazev, A. Moudgil, G. Lajoie, E. Belilovsky, S. Lacoste-Julien, "Accelerati
 Nowcasting Networks", arXiv:2409.04434 (2024).
 
 Choices. The forecast takes the place of the optimizer's step, as in the authors' code: weights are kept before the step
-that counts, and that step uses no gradient. The optimizer's own state stays. s has the 1e-6 that the scaling divides
-by, so that a residual of 0 leaves the weights bit for bit. What is not finite is refused: weights stay, a warning says
-so, the next period begins. The nowcaster that comes with the package is narrower than the authors' (see its metadata,
-`shoal nowcast about`), and spacings of its training are 5 to 20 steps of Adam.
+that counts, and that step uses no gradient. The optimizer's own state stays, and so do frozen parameters. s has the
+1e-6 that the scaling divides by, so that a residual of 0 leaves the weights bit for bit. What is not finite is refused:
+weights stay, a warning says so, the next period begins. The nowcaster that comes with the package is narrower than the
+authors' (see its metadata, `shoal nowcast about`), and spacings of its training are 5 to 20 steps of Adam.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class NiNo(Wrapper):
 
     Args:
         optimizer: any `torch.optim.Optimizer`, another wrapper too, but none that takes gradients elsewhere than at the
-            weights (XGrad). Of the model's parameters it may hold a part; only that is forecast.
+            weights (XGrad). Of the model's parameters it may hold a part; only that is forecast, and of that only what
+            is not frozen in all the steps that count.
         model: whose weights they are; made of what `shoal.optim.nino.neural_graph` knows.
         example: inputs of the model, a tensor or a tuple of them; only their shapes count.
         max_steps: of the training, from which the schedule of k follows; later forecasts are of the last k.
@@ -163,7 +164,7 @@ class NiNo(Wrapper):
         step = self.steps + 1
         for _, p in self.parameters():
             self._steps[p] = step
-            if self._due(step):
+            if self._due(step) and p.requires_grad:
                 kept = p.detach().unsqueeze(0)
                 self._states[p] = torch.cat([self._states[p], kept]) if p in self._states else kept.clone()
         return self._due(step) and self._collected == self.nowcaster.shape.states
@@ -200,9 +201,9 @@ class NiNo(Wrapper):
 
 
 def _checked(layers: list[Wrapper]) -> None:
-    ahead = [layer for layer in layers if layer.ahead]
-    if ahead:
+    elsewhere = [layer for layer in layers if layer.elsewhere]
+    if elsewhere:
         raise ValueError(
-            f"optimizer: got one with {type(ahead[0]).__name__}, whose gradients are not taken at the weights; NiNo"
+            f"optimizer: got one with {type(elsewhere[0]).__name__}, whose gradients are not taken at the weights; NiNo"
             " does not go together with it"
         )
