@@ -39,7 +39,9 @@ def test_equal_losses_are_a_law_without_scale() -> None:
 
 
 def test_a_law_explains_nothing_of_losses_without_a_trend() -> None:
-    assert fit_power_law([1.0, 2.0, 4.0], [1.0, 5.0, 1.0]).r_squared == pytest.approx(0.0)
+    law = fit_power_law([1.0, 2.0, 4.0], [1.0, 5.0, 1.0])
+    assert law.r_squared == pytest.approx(0.0)
+    assert law(3.0) == pytest.approx(5.0 ** (1 / 3))
 
 
 @given(st.integers(1, 50), positive, st.integers(1, 64), positive, positive)

@@ -21,18 +21,26 @@ class PowerLaw:
     """L(x) = (scale / x)^alpha.
 
     Attributes:
-        scale: where the law gives 1; NaN if alpha is 0.
+        level: logarithm of what it gives for size 1.
         alpha: the exponent.
         r_squared: of the logarithms: the share of their variance that the law explains; 1 for equal losses.
     """
 
-    scale: float
+    level: float
     alpha: float
     r_squared: float
 
+    @property
+    def scale(self) -> float:
+        """Where the law gives 1; NaN if alpha is 0, 0 or infinity where that is beyond numbers."""
+        if not self.alpha:
+            return math.nan
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.exp(np.float64(self.level) / self.alpha))
+
     def __call__(self, x: float) -> float:
         """The law's loss for a size above 0."""
-        return math.exp(self.alpha * (math.log(self.scale) - math.log(x)))
+        return math.exp(self.level - self.alpha * math.log(x))
 
 
 def fit_power_law(sizes: Sequence[float], losses: Sequence[float]) -> PowerLaw:
@@ -56,8 +64,7 @@ def fit_power_law(sizes: Sequence[float], losses: Sequence[float]) -> PowerLaw:
     dx, dy = x - x.mean(), y - y.mean()
     slope = float(dx @ dy / (dx @ dx))
     rest, total = dy - slope * dx, float(dy @ dy)
-    scale = math.exp(x.mean() - y.mean() / slope) if slope else math.nan
-    return PowerLaw(scale, -slope, 1.0 - float(rest @ rest) / total if total else 1.0)
+    return PowerLaw(float(y.mean() - slope * x.mean()), -slope, 1.0 - float(rest @ rest) / total if total else 1.0)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ Choices where the source leaves or contradicts itself (only its abstract and sum
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, nan
+from math import exp, inf, isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,8 @@ def fit_law(sizes: Sequence[float], losses: Sequence[float]) -> Law:
     intercept = float(Y.mean() - slope * X.mean())
     total = float(np.sum((Y - Y.mean()) ** 2))
     residual = float(np.sum((Y - intercept - slope * X) ** 2))
-    scale = nan if slope == 0.0 else exp(intercept / -slope)
+    level = nan if slope == 0.0 else intercept / -slope
+    scale = exp(level) if isnan(level) or level < 700.0 else inf
     return Law(scale, -slope, 1.0 if total == 0.0 else 1.0 - residual / total)
 
 
