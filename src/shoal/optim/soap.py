@@ -13,8 +13,8 @@ t counts from the second one on. That holds for vectors and numbers, too, which 
 factor and a basis for each side; sides longer than `max_precond_dim` have none. M lies in the basis and is turned with
 it at a refresh; V is not turned. As bias is corrected in the step size, eps is added to the uncorrected root.
 
-A tensor's gradient whose sum of squares is NaN or inf (in float32 from entries of 2e19 on) counts as 0. A basis whose
-refresh would not be finite stays as it is, in its order.
+The gradient of a tensor with a basis counts as 0 if its sum of squares is NaN or inf (in float32 from entries of 2e19
+on). A basis whose refresh would not be finite stays as it is, in its order.
 
 Of factors with sides from `kronecker.LONG` on only the part below and on the diagonal counts. A first gradient that has
 not full rank along a side leaves a part of its basis open, and then LAPACK's choice shows in the path.
