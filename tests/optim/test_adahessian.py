@@ -151,6 +151,43 @@ def test_without_a_graph_it_says_what_to_do() -> None:
     assert all(torch.equal(p, q) for p, q in zip(ps, before, strict=True))
 
 
+@pytest.mark.filterwarnings(QUIET)
+def test_a_loss_comes_before_gradients_from_another_one() -> None:
+    ps, others = start(), start()
+    optimizer, reference = AdaHessian(ps), AdaHessian(others)
+    for make in (lambda loss: {"loss": loss}, lambda loss: {"closure": lambda: loss}):
+        sum((p**4).mean() for p in ps).backward(create_graph=True)  # type: ignore[union-attr]
+        optimizer.step(**make(loss_of(ps, 0)))
+        by_loss(reference, others, 0)
+        assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
+        assert not any(p.grad is not None and p.grad.requires_grad for p in ps)
+    sum((p**4).mean() for p in ps).backward(create_graph=True)  # type: ignore[union-attr]
+    optimizer.step(loss=0.0 * nn.Parameter(torch.ones(())))
+    assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_gradients_that_a_closure_has_made_come_before_its_loss() -> None:
+    """Two parts of a batch, clipped; the loss that is returned is the second one's."""
+    ps, others = start(), start()
+
+    def gather(own: list[nn.Parameter]) -> Tensor:
+        for p in own:
+            p.grad = None
+        for part in range(2):
+            loss = loss_of(own, part) / 2.0
+            loss.backward(create_graph=True)
+        nn.utils.clip_grad_norm_(own, 0.1)
+        return loss
+
+    ours, theirs = AdaHessian(ps), AdaHessian(others)
+    for _ in range(3):
+        ours.step(lambda: gather(ps))
+        gather(others)
+        theirs.step()
+    assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
+
+
 @pytest.mark.parametrize("condition", [1.0, 1e4, 1e8])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_diagonal_quadratic_is_solved_by_the_first_step(condition: float, seed: int) -> None:

@@ -104,6 +104,48 @@ def test_a_grafted_step_has_shampoos_direction_and_the_others_length(like: str) 
             torch.testing.assert_close(grafted, plain * (length.norm() / plain.norm()), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("wild", [1e20, 3e38, float("inf"), float("nan")])
+@pytest.mark.parametrize("graft", [None, "sgd", "adam"])
+@pytest.mark.parametrize("settings", [{}, {"beta2": 0.9, "momentum": 0.5}, {"max_precond_dim": 3}], ids=str)
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_gradient_whose_squares_are_too_large_counts_as_zero(
+    wild: float, graft: Any, settings: dict[str, Any], at: int
+) -> None:
+    """Of its tensor alone, also where it shares a stack with others of its shape."""
+    ours, theirs = ([nn.Parameter(torch.zeros(4, 3)) for _ in range(2)] + [nn.Parameter(torch.zeros(5))] for _ in "ab")
+    both = [Shampoo(ps, graft=graft, precondition_frequency=2, **settings) for ps in (ours, theirs)]
+    random = torch.Generator().manual_seed(0)
+    for step in range(9):
+        for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            p.grad = torch.randn(p.shape, generator=random)
+            q.grad = p.grad.clone()
+            if step == at and i != 1:
+                p.grad.view(-1)[1] = wild
+                q.grad.zero_()
+        for optimizer in both:
+            optimizer.step()
+        for p, q in zip(ours, theirs, strict=True):
+            assert torch.equal(p, q)
+            assert bool(p.isfinite().all())
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (5,)])
+def test_of_a_sum_that_has_become_infinite_the_roots_stay(shape: tuple[int, ...]) -> None:
+    """Entries of 1.5e19 have squares in float32; the sum of more than one of them has not."""
+    p = nn.Parameter(torch.zeros(shape))
+    optimizer = Shampoo([p], lr=1.0)
+    roots = []
+    for _ in range(4):
+        before = p.detach().clone()
+        p.grad = torch.zeros(shape)
+        p.grad.view(-1)[0] = 1.5e19
+        optimizer.step()
+        assert float((p.detach() - before).norm()) <= 1.1
+        roots.append(optimizer.state[p]["P0"].clone())
+    assert not bool(optimizer.state[p]["S0"].isfinite().all())
+    assert torch.equal(roots[-1], roots[-2])
+
+
 @pytest.mark.parametrize("graft", [None, "sgd", "adam"])
 def test_stacked_peers_go_their_own_ways(graft: str | None) -> None:
     assert_stacks(Shampoo, {"graft": graft, "precondition_frequency": 2, "momentum": 0.5, "weight_decay": 0.1})

@@ -154,6 +154,45 @@ def test_shampoo_beta_is_the_factors_own() -> None:
     torch.testing.assert_close(optimizer.state[p]["L0"], 0.75 * torch.eye(2))
 
 
+@pytest.mark.parametrize("wild", [1e20, 3e38, float("inf"), float("nan")])
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_gradient_whose_squares_are_too_large_counts_as_zero(wild: float, at: int) -> None:
+    """Of its tensor alone, also where it shares a stack with another one of its shape."""
+    ours, theirs = ([nn.Parameter(torch.zeros(4, 3)) for _ in range(2)] for _ in "ab")
+    both = [SOAP(ps, lr=0.1, precondition_frequency=2) for ps in (ours, theirs)]
+    random = torch.Generator().manual_seed(0)
+    for step in range(12):
+        for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            p.grad = torch.randn(4, 3, generator=random)
+            q.grad = p.grad.clone()
+            if step == at and i == 1:
+                p.grad[2, 1] = wild
+                q.grad.zero_()
+        for optimizer in both:
+            optimizer.step()
+        for p, q in zip(ours, theirs, strict=True):
+            assert torch.equal(p, q)
+            assert bool(p.isfinite().all())
+    assert all(float(p.detach().abs().max()) > 0.1 for p in ours)
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_a_basis_stays_where_its_factor_is_not_finite(wrong: float) -> None:
+    p = nn.Parameter(torch.zeros(4, 3))
+    optimizer, state = SOAP([p], precondition_frequency=2), {}
+    random = torch.Generator().manual_seed(0)
+    for step in range(8):
+        p.grad = torch.randn(4, 3, generator=random)
+        if step == 3:
+            state = optimizer.state[p]
+            basis = state["Q0"].clone()
+            state["L0"][1, 2] = wrong
+        optimizer.step()
+    assert torch.equal(state["Q0"], basis)
+    torch.testing.assert_close(state["Q1"] @ state["Q1"].mT, torch.eye(3))
+    assert all(bool(x.isfinite().all()) for x in (p, state["M"], state["V"]))
+
+
 # -- stacks ------------------------------------------------------------------------------------------------------------
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.engine.compute import Job
 from shoal.learning.kernels import GradientInputs, OneByOne
 from shoal.learning.objective import Problem
+from shoal.optim.core import curvature
 from shoal.tensors.random import uniform
 
 
@@ -29,27 +29,18 @@ class Curvature(OneByOne):
             row: GradientInputs = job.inputs
             module = self.module(row.vector)
             trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-            v = signs(row.key, row.vector)
-            along = self.problem.split(v)[0]
-            # The fast forms of attention have no second derivative.
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            along = self.problem.split(signs(row.key, row.vector))[0]
+            with torch.enable_grad(), curvature.second_derivatives():
                 key = torch.tensor(row.key)
                 loss = self.loss(module, row.inputs, row.targets, row.weights, key, row.extras)
-                first = torch.autograd.grad(loss, list(trained.values()), create_graph=True, allow_unused=True)
-                pairs = [(g, along[name]) for name, g in zip(trained, first, strict=True) if g is not None]
-                slope = torch.stack([(g * part).sum() for g, part in pairs]).sum()
-                second = self._second(slope, list(trained.values()))
+                parameters = list(trained.values())
+                first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+                found = curvature.diagonal(first, parameters, [along[name] for name in trained])
             result = torch.zeros_like(row.vector)
             views = self.problem.split(result)[0]
-            for name, product in zip(trained, second, strict=True):
-                if product is not None:
-                    views[name].copy_(product * along[name])
+            for name, estimate in zip(trained, found, strict=True):
+                views[name].copy_(estimate)
             job.result = result
-
-    def _second(self, slope: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor | None, ...]:
-        if not slope.requires_grad:  # the gradient is constant
-            return (None,) * len(parameters)
-        return torch.autograd.grad(slope, parameters, allow_unused=True)
 
 
 def signs(key: int, like: Tensor) -> Tensor:

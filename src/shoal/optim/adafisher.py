@@ -67,6 +67,10 @@ class FisherScaling(Transform):
         """The momentum, the factors, and whether there are any."""
         return Slot("m"), Slot("H", _row, start=1.0), Slot("S", _column, start=1.0), number("seen")
 
+    def given_shape(self, name: str, parameter: Shape) -> Shape:
+        """That of the factor."""
+        return _row(parameter) if name == "inputs" else _column(parameter)
+
     def awaits(self, t: int) -> bool:
         """Every `t_cov` steps, beginning with the first."""
         return (t - 1) % self.t_cov == 0

@@ -47,6 +47,20 @@ def merged(shape: Shape, largest: int) -> Shape:
     return (*sides, side) if side > 1 or not sides else tuple(sides)
 
 
+def usable(x: Tensor) -> Tensor:
+    """A stack with 0 in the place of each tensor whose sum of squares is not finite: no factor could take it in."""
+    rows = x.reshape(len(x), -1)
+    finite = torch.linalg.vecdot(rows, rows).isfinite()
+    return torch.where(finite.view(-1, *(1,) * (x.dim() - 1)), x, 0.0)
+
+
+def keep_finite_(old: Tensor, new: Tensor) -> Tensor:
+    """old <- new, but for the tensors of the stack of which `new` is not finite; returns which are [n]."""
+    finite = new.isfinite().flatten(1).all(1)
+    old.copy_(torch.where(finite.view(-1, *(1,) * (new.dim() - 1)), new, old))
+    return finite
+
+
 def unfolded(x: Tensor, axis: int) -> Tensor:
     """[n, d, rest] of a stack, d the given side (0 the first behind n)."""
     return x.movedim(axis + 1, 1).reshape(len(x), x.shape[axis + 1], -1)
@@ -96,9 +110,10 @@ def arranged(x: Tensor, order: Tensor, axis: int) -> Tensor:
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [n, d] and eigenvectors [n, d, d] of symmetric matrices, the largest last; NaN and inf count as 0."""
-    values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
-    return values, vectors
+    """Eigenvalues [n, d] and eigenvectors [n, d, d] of symmetric matrices, the largest last; NaN of one not finite."""
+    finite = matrix.isfinite().flatten(1).all(1).view(-1, 1, 1)
+    values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
+    return torch.where(finite[..., 0], values, math.nan), torch.where(finite, vectors, math.nan)
 
 
 def orthonormal(matrix: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ seen that step's gradient. The publication's algorithm has a sum, no momentum an
 makes the sum an average, which begins at 0 and is not corrected, and `momentum` puts an average of gradients in the
 place of the middle G. With `graft` each tensor's step has the length of SGD's, or of Adam's with the same gradient,
 `betas_graft` and `eps_graft`.
+
+A tensor's gradient whose sum of squares is NaN or inf (in float32 from entries of 2e19 on) counts as 0. A matrix that
+has become infinite gives no roots: those from before stay. An infinite entry of a diagonal has the root 0.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power
 from shoal.optim.core.transform import Granularity, Shape
-from shoal.optim.kronecker import add_gram_, along, eigen, merged, sized, symmetric, unfolded
+from shoal.optim.kronecker import add_gram_, along, eigen, keep_finite_, merged, sized, symmetric, unfolded, usable
 from shoal.optim.soap import PRECONDITIONING
 
 Graft = Literal["sgd", "adam"] | None
@@ -74,6 +77,7 @@ class InverseRoots(Transform):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Add to the sums, take the roots when it is time, and return the product."""
+        u = usable(u)
         x = u.reshape(len(u), *self.shape)
         step = (ema_(s.m, u, c.new1) if self.momentum else u).reshape(x.shape)
         for i, d in enumerate(self.shape):
@@ -83,7 +87,7 @@ class InverseRoots(Transform):
             else:
                 add_gram_(S, x, i, c.old, c.new)
             if c.refresh:
-                P.copy_(inverse_root(S, 2 * len(self.shape), c.eps))
+                keep_finite_(P, inverse_root(S, 2 * len(self.shape), c.eps))
             if d > self.largest:
                 step = step * P.view(len(x), *(d if k == i else 1 for k in range(len(self.shape))))
             else:
@@ -92,7 +96,10 @@ class InverseRoots(Transform):
 
 
 def inverse_root(total: Tensor, root: int, eps: float) -> Tensor:
-    """(eps I + total)^(-1 / root) of matrices [n, d, d] or diagonals [n, d] that are not negative but for rounding."""
+    """(eps I + total)^(-1 / root) of matrices [n, d, d] or diagonals [n, d] that are not negative but for rounding.
+
+    NaN of a matrix that is not finite; 0 where a diagonal is infinite.
+    """
     if total.dim() == 2:
         return (total + eps).clamp_min_(eps).pow_(-1.0 / root)
     values, vectors = eigen(symmetric(total))
@@ -126,7 +133,8 @@ class GraftedRoots(InverseRoots):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Return Shampoo's direction in the other's length."""
-        direction, other = super().apply(u, p, g, s, c), u
+        u = other = usable(u)
+        direction = super().apply(u, p, g, s, c)
         if self.like == "adam":
             m = ema_(s.graft_m, u, 1.0 - c.graft1)
             v = ema_square_(s.graft_v, u, c.graft2, 1.0 - c.graft2)

@@ -13,6 +13,9 @@ t counts from the second one on. That holds for vectors and numbers, too, which 
 factor and a basis for each side; sides longer than `max_precond_dim` have none. M lies in the basis and is turned with
 it at a refresh; V is not turned. As bias is corrected in the step size, eps is added to the uncorrected root.
 
+The gradient of a tensor with a basis counts as 0 if its sum of squares is NaN or inf (in float32 from entries of 2e19
+on). A basis whose refresh would not be finite stays as it is, in its order.
+
 Of factors with sides from `kronecker.LONG` on only the part below and on the diagonal counts. A first gradient that has
 not full rank along a side leaves a part of its basis open, and then LAPACK's choice shows in the path.
 """
@@ -32,7 +35,18 @@ from shoal.optim.core.ops import divide, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, maximum, one_minus_power, sqrt, where
 from shoal.optim.core.transform import Granularity, Shape
-from shoal.optim.kronecker import add_gram_, along, arranged, eigen, merged, orthonormal, sized, symmetric
+from shoal.optim.kronecker import (
+    add_gram_,
+    along,
+    arranged,
+    eigen,
+    keep_finite_,
+    merged,
+    orthonormal,
+    sized,
+    symmetric,
+    usable,
+)
 from shoal.optim.subset_norm import StepSizeAdam
 
 
@@ -77,7 +91,7 @@ class EigenbasisAdam(Transform):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Adam's step, turned back; then the factors and, when it is time, the bases."""
-        x, M, V = (part.reshape(len(u), *self.shape) for part in (u, s.M, s.V))
+        x, M, V = (part.reshape(len(u), *self.shape) for part in (usable(u), s.M, s.V))
         if c.first:
             step = torch.zeros_like(u)
         else:
@@ -90,7 +104,7 @@ class EigenbasisAdam(Transform):
             add_gram_(getattr(s, f"L{i}"), x, i, c.beta, 1.0 - c.beta)
         if c.first:
             for i in self.axes:
-                getattr(s, f"Q{i}").copy_(eigen(symmetric(getattr(s, f"L{i}")))[1].flip(-1))
+                keep_finite_(getattr(s, f"Q{i}"), eigen(symmetric(getattr(s, f"L{i}")))[1].flip(-1))
         elif c.refresh:
             self.turn(M, V, s)
         return step
@@ -114,8 +128,8 @@ class EigenbasisAdam(Transform):
             Q = getattr(s, f"Q{i}")
             product = symmetric(getattr(s, f"L{i}")) @ Q
             order = (Q * product).sum(1).argsort(dim=1, descending=True, stable=True)
-            V.copy_(arranged(V, order, i))
-            Q.copy_(orthonormal(arranged(product, order, 1)))
+            finite = keep_finite_(Q, orthonormal(arranged(product, order, 1)))
+            V.copy_(torch.where(finite.view(-1, *(1,) * (V.dim() - 1)), arranged(V, order, i), V))
         M.copy_(self.into(original, s))
 
 

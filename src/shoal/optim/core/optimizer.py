@@ -225,28 +225,35 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
         An optimizer that needs the Hessian (`needs_graph`) takes products with it from a graph: of the loss, if that
         still has its own (from which gradients are taken then; `grad` is neither looked at nor set), or of gradients
-        from `loss.backward(create_graph=True)`. Either is let go.
+        from `loss.backward(create_graph=True)`. Gradients with a graph that the closure itself has left in `grad` come
+        before its loss. Either is let go.
 
         Args:
             closure: re-evaluates the model and returns the loss, if given.
             loss: of the batch that the gradients are of, for those that need it and were not given a closure.
             given: what transforms ask for beside gradients (`Transform.given`), instead of what the optimizer finds
-                itself: by name, one tensor for each parameter in the order of the groups, or None for it.
+                itself: by name, one finite tensor for each parameter in the order of the groups, or None for it.
 
         Returns:
             The closure's loss.
 
         Raises:
             RuntimeError: a gradient is sparse, or the optimizer needs the loss or a graph and was not told it.
-            ValueError: the loss is NaN or infinite, or `given` has not one tensor for each parameter.
+            ValueError: the loss is NaN or infinite, or `given` has a name that nothing asks for, or has not one finite
+                tensor of the right shape for each parameter.
         """
-        told = loss
+        told = graphed = loss
         if closure is not None:
+            earlier = self._with_graphs()
             with torch.enable_grad():
-                told = loss = closure()
+                told = graphed = loss = closure()
+            if any(all(g is not old for old in earlier) for g in self._with_graphs()):
+                graphed = None
         self._told = None if told is None else float(told)
+        for number, group in enumerate(self.param_groups):
+            self._plans(number, group)  # what they ask for may have changed with the settings
         if self._asks or given is not None:
-            self._supply(told, given)
+            self._supply(graphed, given)
         plain: list[Item] = []
         compiled: list[Item] = []
         try:
@@ -264,7 +271,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         plans = {p: plan for i, group in enumerate(self.param_groups) for p, plan in self._plans(i, group).items()}
         self._asks = any(plan.given for plan in plans.values())
         if given is not None:
-            self._given = _by_parameter(list(plans), given)
+            self._given = _by_parameter(plans, given, type(self).__name__)
         elif any(name in plan.given for plan in plans.values() for name in curvature.GRAPHED):
             self._differentiate(plans, loss)
 
@@ -296,8 +303,6 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def _with_graph(self, ps: list[Tensor], loss: float | Tensor | None) -> dict[Tensor, Tensor]:
         """Gradients that can be differentiated again, of the parameters that have any."""
-        if any(p.grad is not None and p.grad.requires_grad for p in ps):
-            return {p: p.grad for p in ps if p.grad is not None}
         if isinstance(loss, Tensor) and loss.requires_grad:
             wanted = [p for p in ps if p.requires_grad]
             try:
@@ -307,10 +312,17 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                     raise
             else:
                 return {p: g for p, g in zip(wanted, found, strict=True) if g is not None}
+        if self._with_graphs():
+            return {p: p.grad for p in ps if p.grad is not None}
         raise RuntimeError(
             f"{type(self).__name__} needs a graph to differentiate twice: step(loss=loss) with a loss that has not "
             "been through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either"
         )
+
+    def _with_graphs(self) -> list[Tensor]:
+        """The gradients in `grad` that still have their graph."""
+        grads = (p.grad for group in self.param_groups for p in group["params"])
+        return [g for g in grads if g is not None and g.requires_grad]
 
     def _signs(self, plan: Plan, p: Tensor, number: int, i: int, group: dict[str, Any]) -> Tensor:
         """Random signs for this step of a parameter."""
@@ -420,14 +432,25 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _by_parameter(ps: Sequence[Tensor], given: Given) -> dict[Tensor, Memory]:
+def _by_parameter(plans: Mapping[Tensor, Plan], given: Given, asking: str) -> dict[Tensor, Memory]:
+    """What each parameter is given, once it has been looked at; `asking` is the optimizer's name."""
     result: dict[Tensor, Memory] = {}
+    known = {name: None for plan in plans.values() for name in plan.given}
     for name, tensors in given.items():
-        if len(tensors) != len(ps):
-            raise ValueError(f"given: got {len(tensors)} of {name}; one for each of {len(ps)} parameters is allowed")
-        for p, x in zip(ps, tensors, strict=True):
-            if x is not None:
-                result.setdefault(p, {})[name] = x.to(compute_dtype(p.dtype))
+        if name not in known:
+            raise ValueError(f"given: got {name!r} for {asking}; {' or '.join(known) or 'nothing'} is allowed")
+        if len(tensors) != len(plans):
+            raise ValueError(f"given: got {len(tensors)} of {name}; one for each of {len(plans)} parameters is allowed")
+        for i, ((p, plan), x) in enumerate(zip(plans.items(), tensors, strict=True)):
+            if x is None or name not in plan.given:
+                continue
+            wanted = plan.chain[plan.given[name]].given_shape(name, tuple(p.shape))
+            got = tuple(x.shape) if isinstance(x, Tensor) else x
+            if got != wanted:
+                raise ValueError(f"given: got {name} {got!r} for parameter {i}; a tensor of shape {wanted} is allowed")
+            if not bool(x.isfinite().all()):
+                raise ValueError(f"given: got {name} with NaN or inf for parameter {i}; finite numbers are allowed")
+            result.setdefault(p, {})[name] = x.to(compute_dtype(p.dtype))
     return result
 
 

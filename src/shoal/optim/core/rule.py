@@ -64,7 +64,8 @@ class Rule:
         links: the chain, or a function that gives the chain for a parameter.
         seed: for transforms that draw random numbers.
         factor: what the learning rate is multiplied by for a parameter; None: 1 for all.
-        frame: coordinates in which the steps are taken; None: those of the parameters.
+        frame: coordinates in which the steps are taken; None: those of the parameters. Only chains that are given
+            nothing beside the gradient may have others.
     """
 
     name: str
@@ -77,12 +78,22 @@ class Rule:
     _chains: dict[Chain, Chain] = field(default_factory=dict, repr=False, compare=False)
 
     def plan(self, param: Param) -> Plan:
-        """The chain for one parameter."""
+        """The chain for one parameter.
+
+        Raises:
+            ValueError: it is given more than the gradient, and steps are taken in other coordinates than the model's.
+        """
         found = self._plans.get(param)
         if found is None:
             made = tuple(self.links(param)) if callable(self.links) else self.links
             chain = self._chains.setdefault(made, made)  # equal chains are one, and share their scalars
-            found = self._plans[param] = Plan(chain, param.shape, 1.0 if self.factor is None else self.factor(param))
+            found = Plan(chain, param.shape, 1.0 if self.factor is None else self.factor(param))
+            if self.frame is not None and found.given:
+                raise ValueError(
+                    f"frame: got one for {self.name}, which is given {', '.join(found.given)} in the model's own "
+                    "coordinates; rules that need the gradient alone are allowed"
+                )
+            self._plans[param] = found
         return found
 
     def element_wise(self, params: Iterable[Param]) -> bool:
@@ -526,7 +537,8 @@ def step_items(items: Sequence[Item]) -> None:
     alike: dict[Any, list[Item]] = {}
     for item in items:
         if item.plan.by_number and item.plan.stacks and _to_stack(item.p):
-            key = (id(item.scalars), item.p.shape, item.p.dtype, item.g.dtype, item.p.device, item.negate)
+            there = tuple(item.state.get(name) is not None for name in item.plan.given)
+            key = (id(item.scalars), item.p.shape, item.p.dtype, item.g.dtype, item.p.device, item.negate, there)
             alike.setdefault(key, []).append(item)
         elif item.plan.granularity == "element" and item.p.numel() > BLOCK and _in_blocks(item):
             _step_in_blocks(item)
@@ -548,11 +560,12 @@ def _step_alike(items: Sequence[Item]) -> None:
         _step(first.plan, first.p, first.g, first.state, first.scalars, first.negate)
         return
     p, g = (torch.stack(list(parts)) for parts in zip(*((item.p, item.g) for item in items), strict=True))
-    state = {key: torch.stack([item.state[key] for item in items]) for key in first.plan.keys}
+    there = [key for key in first.plan.tensors if first.state.get(key) is not None]
+    state = {key: torch.stack([item.state[key] for item in items]) for key in there}
     _step(first.plan, p, g, state, first.scalars, first.negate)
     torch._foreach_copy_([item.p for item in items], list(p.unbind()))
-    for key, slot in state.items():
-        torch._foreach_copy_([item.state[key] for item in items], list(slot.unbind()))
+    for key in first.plan.keys:
+        torch._foreach_copy_([item.state[key] for item in items], list(state[key].unbind()))
 
 
 def _in_blocks(item: Item) -> bool:

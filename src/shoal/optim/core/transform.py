@@ -111,6 +111,10 @@ class Transform:
         """
         return {}
 
+    def given_shape(self, name: str, parameter: Shape) -> Shape:
+        """The shape of what it is given by one of the names in `given`, from a parameter's."""
+        return parameter
+
     def awaits(self, t: int) -> bool:
         """Whether step number `t`, 1 at first, is one for which it must be given its tensors."""
         return True
