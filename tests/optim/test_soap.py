@@ -202,7 +202,7 @@ def test_stacked_peers_go_their_own_ways(frequency: int) -> None:
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["at one step", "at different steps"])
-def test_rows_of_a_stack_have_the_bits_of_a_row_alone(apart: bool) -> None:
+def test_rows_of_a_stack_go_the_way_of_a_row_alone(apart: bool) -> None:
     """However many peers are stacked, whatever their rates, and whichever of them are at the same step."""
     rule, params = SOAP.rule(precondition_frequency=3), [Param("a", (9, 4)), Param("b", (9, 4))]
     random = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ from shoal.papers import adahessian as paper
 
 
 def test_the_exact_criterion_holds() -> None:
-    assert [finding.holds for finding in paper.lands({})] == [True, True]
+    assert paper.lands({}).holds
 
 
 def swept(*pairs: tuple[float, float]) -> paper.Scores:

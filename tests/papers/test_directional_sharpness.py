@@ -51,8 +51,8 @@ def test_clipped_sgd_has_to_be_there_before_the_end(curves: list[tuple[float, ..
     assert paper.faster(found).holds is holds
 
 
-def test_clipped_adam_may_be_as_good_as_adam() -> None:
-    found: Any = Found(Adam=entry((2.0,)))
-    for loss, holds in ((2.0, True), (2.01, False)):
-        found["clipped Adam"] = entry((loss,))
-        assert paper.no_worse(found).holds is holds
+@pytest.mark.parametrize(("ours", "holds"), [((2.0, 3.0), True), ((1.0, 3.01), False)])
+def test_clipped_adam_is_judged_by_every_seed(ours: tuple[float, ...], holds: bool) -> None:
+    """The second is better in the mean."""
+    found: Any = Found({"Adam": entry((4.0, 2.0), (4.0, 3.0)), "clipped Adam": entry(*((4.0, loss) for loss in ours))})
+    assert paper.no_worse(found).holds is holds

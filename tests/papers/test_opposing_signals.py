@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -38,3 +40,20 @@ def test_rises_are_added_up() -> None:
     assert paper.total_rise(path(3.0, 1.0, 2.0, 1.5, 1.75)) == pytest.approx(1.25)
     assert paper.total_rise(path(1.0, diverged=True)) == float("inf")
     assert paper.until(path(3.0, 2.0, 2.5, 1.0, 4.0), 1.0) == pytest.approx(0.5)
+    assert paper.until(path(3.0, 2.0, 2.5, 1.0, 4.0), 0.9) == float("inf")
+    assert paper.until(path(3.0, 1.0, diverged=True), 2.0) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("adam", "lower", "holds"),
+    [
+        ((0.5, 1.5), math.inf, True),
+        ((0.5, 1.6), math.inf, False),
+        ((0.0, math.inf), math.inf, False),
+        ((0.5, 1.5), 1.1, True),
+        ((0.5, 1.5), 1.0, False),
+    ],
+)
+def test_adam_alone_has_to_be_calm_and_to_arrive(adam: tuple[float, ...], lower: float, holds: bool) -> None:
+    reached = {"Adam": adam, "rate 0.1": (math.inf, 0.0), "rate 0.05": (lower, lower)}
+    assert paper.calmer((1.0, 3.0), reached).holds is holds

@@ -12,7 +12,7 @@ from shoal.papers import surge_lr_scaling as paper
 def test_the_exact_criteria_hold() -> None:
     figures: dict[str, float] = {}
     assert [finding.holds for finding in paper.quadratic(figures)] == [True, True]
-    assert figures["quadratic: batch of the peak"] == pytest.approx(figures["quadratic: B_noise"], rel=1.0)
+    assert 0.5 <= figures["quadratic: batch of the peak"] / figures["quadratic: B_noise"] <= 2.0
 
 
 def test_the_best_rate_is_where_a_parabola_is_lowest() -> None:

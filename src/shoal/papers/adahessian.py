@@ -8,14 +8,17 @@ gradients a step.
 Criteria, fixed before the run:
 
 1. f = sum h x^2 / 2 with h even in the logarithm from 1 to kappa = 1, 1e2, ..., 1e8, float64: the first step with
-   beta1 = 0, eps = 0, lr = 1 leaves |x| below 1e-12 of the start for each kappa; Adam's first step at the best of nine
-   rates, 1e-4 to 1, leaves more than a tenth for each kappa from 1e2.
+   beta1 = 0, eps = 0, lr = 1 leaves |x| below 1e-12 of the start for each kappa.
 2. An MLP on images, batch 128: the CPU time of a training step is at most 2.5 times that of plain SGD's.
 3. The same MLP, rates within a factor of ten of the default (0.15; for Adam 1e-3), half a decade apart, mean over
    seeds: AdaHessian's best accuracy is at least Adam's,
 4. and the mean training loss of its last tenth of steps, at its best, is not above Adam's;
 5. its accuracy spreads over the rates no more than Adam's does over its own.
 6. A transformer on text, the same rates: AdaHessian's best training loss of the last tenth is not above Adam's.
+
+Changed after a review: criterion 1 also asked that Adam's first step at the best of nine rates leave more than a tenth
+from kappa = 1e2 on. It left 0.29 for every kappa, 1 included: Adam's steps ignore the scales of the coordinates, so
+this said nothing of curvature, and was dropped. That h is diagonal here is what makes the step land.
 
 "check": 100 steps (text 25), every other rate, one seed. "full": 800 steps (text 400), three seeds (text two). If
 Fashion-MNIST is not there, the embedded digits stand in.
@@ -49,7 +52,7 @@ Scores = dict[float, dict[str, float]]
 def claim(scale: str = "check") -> Result:
     """Check the claim; see the module's docstring for the criteria."""
     figures: dict[str, float] = {}
-    findings = [*lands(figures), cost(figures)]
+    findings = [lands(figures), cost(figures)]
     image_steps, text_steps = STEPS[scale]
     images = {name: swept(name, fashion(), image_steps, scale, SEEDS[scale]) for name in MIDDLES}
     text = {name: swept(name, characters(), text_steps, scale, SEEDS[scale][:2]) for name in MIDDLES}
@@ -66,37 +69,22 @@ def claim(scale: str = "check") -> Result:
     return Result(findings, figures, published, SEEDS[scale])
 
 
-def lands(figures: dict[str, float]) -> list[Finding]:
+def lands(figures: dict[str, float]) -> Finding:
     """Criterion 1."""
-    ours, theirs = [], []
+    left = []
     for power in (0, 2, 4, 6, 8):
         h = torch.logspace(0, power, 20, dtype=torch.float64)
-
-        def after(make: Callable[..., Any], h: torch.Tensor = h) -> float:
-            x = nn.Parameter(torch.linspace(0.5, 1.5, 20, dtype=torch.float64))
-            start, optimizer = float(x.detach().norm()), make([x])
-            loss = 0.5 * (h * x.square()).sum()
-            if isinstance(optimizer, AdaHessian):
-                optimizer.step(loss=loss)
-            else:
-                loss.backward()
-                optimizer.step()
-            return float(x.detach().norm()) / start
-
-        ours.append(after(partial(AdaHessian, lr=1.0, betas=(0.0, 0.999), eps=0.0)))
-        theirs.append(min(after(partial(torch.optim.Adam, lr=10.0 ** (-4 + 0.5 * i))) for i in range(9)))
-        figures[f"condition 1e{power}: distance left by AdaHessian's first step"] = ours[-1]
-        figures[f"condition 1e{power}: distance left by Adam's"] = theirs[-1]
-    return [
-        Finding(
-            "quadratics: the first step lands, to 1e-12, for every condition", f"{max(ours):.1e}", max(ours) < 1e-12
-        ),
-        Finding(
-            "Adam's first step leaves more than a tenth from condition 1e2 on",
-            f"at least {min(theirs[1:]):.2f}",
-            min(theirs[1:]) > 0.1,
-        ),
-    ]
+        x = nn.Parameter(torch.linspace(0.5, 1.5, 20, dtype=torch.float64))
+        start = float(x.detach().norm())
+        optimizer = AdaHessian([x], lr=1.0, betas=(0.0, 0.999), eps=0.0)
+        optimizer.step(loss=0.5 * (h * x.square()).sum())
+        left.append(float(x.detach().norm()) / start)
+        figures[f"condition 1e{power}: distance left by the first step"] = left[-1]
+    return Finding(
+        "diagonal quadratics: the first step lands, to 1e-12, for every condition",
+        f"{max(left):.1e}",
+        max(left) < 1e-12,
+    )
 
 
 def cost(figures: dict[str, float]) -> Finding:

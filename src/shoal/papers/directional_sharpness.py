@@ -13,7 +13,10 @@ Criteria, fixed before the run:
 3. There S along the update of SGD with the largest 10 % of the coordinates clipped is below that of SGD.
 4. Trained by themselves, rates tuned for each, mean over seeds: clipped SGD has SGD's last test loss, or a lower one,
    in fewer steps than SGD.
-5. Clipped Adam's last test loss is at most Adam's.
+5. Clipped Adam's last test loss is at most Adam's, for each seed.
+
+Changed after a review: criterion 5 asked for the mean over the seeds alone. The first full run met that by 0.6712
+against 0.6723, where one seed was worse (0.6949 against 0.6852) and one better (0.6474 against 0.6593): no difference.
 
 Beside the criteria: how far a line search along each update lowers the loss on the fixed batch.
 
@@ -183,5 +186,10 @@ def faster(found: Comparison) -> Finding:
 
 def no_worse(found: Comparison) -> Finding:
     """Criterion 5."""
-    ours, theirs = found["clipped Adam"].mean, found["Adam"].mean
-    return Finding("clipped Adam's last test loss at most Adam's", f"{ours:.4f} against {theirs:.4f}", ours <= theirs)
+    pairs = [(a.curve[-1], b.curve[-1]) for a, b in zip(found["clipped Adam"].tests, found["Adam"].tests, strict=True)]
+    return Finding(
+        "clipped Adam's last test loss at most Adam's, for each seed",
+        f"{', '.join(f'{a:.4f} against {b:.4f}' for a, b in pairs)}; mean {found['clipped Adam'].mean:.4f} against "
+        f"{found['Adam'].mean:.4f}",
+        all(a <= b for a, b in pairs),
+    )

@@ -10,8 +10,9 @@ Criteria, fixed before the run:
 1. A linear classifier on one-hot inputs with 500 classes of Zipf's law, float64: trained by small steps of gradient
    descent, the losses of all classes lie on the one curve of pi_k t to 2%; by steps along the sign they are equal
    to 1e-6, and those of the closed form to 1e-6.
-2. There, after 200 steps of gradient descent at the best of its rates (a doubling apart), the loss of the rarest tenth
-   of the classes is more than 5 times that after 200 steps of Adam at the best of its.
+2. There, at the first step at which the mean loss is at most 0.1 (6.2 at first), the loss of the rarest tenth of
+   the classes is more than 5 times the mean by gradient descent at each rate from 1 to 2^12, and at most 1.1 times by
+   Adam at each from 2^-10 to 1, a factor of 4 apart.
 3. Fashion-MNIST of which half is in rare classes by a barcode, an MLP, each optimizer at the best of five rates by the
    training loss: on the rare half the loss of momentum is at least 1.5 times Adam's, and the ratio is larger there than
    on the frequent half.
@@ -20,6 +21,12 @@ Criteria, fixed before the run:
    unweighted training loss.
 6. The built-in text and a small transformer: momentum's loss exceeds Adam's by more on the rarest tenth of the
    characters than on the most frequent tenth.
+
+Changed after a review: criterion 2 compared losses of the rarest tenth after 200 steps, each optimizer at the best of
+its rates, and was met by 0.122 against 0. Gradient descent's best rate, 2^8, was the last of the grid, the loss goes on
+falling at larger ones (0.0085 at 2^11), and any loss above 5e-300 was more than 5 times Adam's. There is no best rate:
+one class an input is fitted by a single step if only it is large enough. What is compared since is how the loss is
+spread over classes at one mean loss.
 
 "check": 4 bits of barcode, 150 steps, fewer rates; text 80 steps. "full": 6 bits, 1,200 steps of batch 256; text 500
 steps. Rates were written down before any run, a factor of about 3 apart. If Fashion-MNIST is not there, the embedded
@@ -111,32 +118,54 @@ def closed_form(figures: dict[str, float], classes: int = 500) -> Finding:
     )
 
 
-def rarest(scale: str, figures: dict[str, float], classes: int = 500, steps: int = 200) -> Finding:
+def pull(w: Tensor, shares: Tensor) -> Tensor:
+    """`slope` where the logits of the wrong classes are alike: w [c, 2] are those of the right and of a wrong one."""
+    others = len(shares) - 1
+    wrong = torch.sigmoid(w[:, 1] - w[:, 0] + math.log(others))
+    return shares[:, None] * torch.stack([-wrong, wrong / others], 1)
+
+
+def spread(name: str, rate: float, shares: Tensor, goal: float, limit: int = 100_000) -> tuple[float, int]:
+    """The rarest tenth's loss over the mean at the first step at which that is as low as the goal, and that step.
+
+    Raises:
+        ValueError: an unknown optimizer.
+    """
+    if name not in ("gradient descent", "Adam"):
+        raise ValueError(f"name: got {name!r}; 'gradient descent' or 'Adam' is allowed")
+    others, tenth = len(shares) - 1, len(shares) // 10
+    w = torch.zeros(len(shares), 2, dtype=torch.float64)
+    m, v = torch.zeros_like(w), torch.zeros_like(w)
+    for t in range(limit):
+        losses = torch.nn.functional.softplus(w[:, 1] - w[:, 0] + math.log(others))
+        if (mean := float(shares @ losses)) <= goal:
+            return float(losses[-tenth:].mean()) / mean, t
+        g = pull(w, shares)
+        if name == "Adam":
+            m, v = torch.lerp(m, g, 0.1), torch.lerp(v, g.square(), 0.001)
+            g = m / (1 - 0.9 ** (t + 1)) / ((v / (1 - 0.999 ** (t + 1))).sqrt() + 1e-12)
+        w = w - rate * g
+    return math.nan, limit
+
+
+def rarest(scale: str, figures: dict[str, float], classes: int = 500, goal: float = 0.1) -> Finding:
     """Criterion 2."""
     shares = zipf(classes)
-    tenth = slice(classes - classes // 10, classes)
-    found = {}
-    every = 1 if scale == "full" else 4
-    for name, powers in (("gradient descent", range(-2, 9)), ("Adam", range(-8, 3))):
-        best = (math.inf, math.inf)
-        for rate in (2.0**i for i in powers[::every]):
-            w = torch.zeros(classes, classes, dtype=torch.float64)
-            m, v = torch.zeros_like(w), torch.zeros_like(w)
-            for t in range(1, steps + 1):
-                g = slope(w, shares)
-                if name == "Adam":
-                    m, v = torch.lerp(m, g, 0.1), torch.lerp(v, g.square(), 0.001)
-                    g = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-12)
-                w -= rate * g
-            each = losses_of(w)
-            best = min(best, (float((shares * each).sum()), float(each[tenth].mean())))
-        found[name] = best[1]
-        figures[f"one-hot, {name}: loss of the rarest tenth"] = best[1]
-    ratio = found["gradient descent"] / max(found["Adam"], 1e-300)
+    every = 2 if scale == "full" else 4
+    found: dict[str, list[float]] = {}
+    for name, powers in (("gradient descent", range(0, 13, every)), ("Adam", range(-10, 1, every))):
+        found[name] = []
+        for power in powers:
+            ratio, step = spread(name, 2.0**power, shares, goal)
+            found[name].append(ratio)
+            figures[f"one-hot, {name}, rate 2^{power}: steps to a mean loss of {goal:g}"] = step
+            figures[f"one-hot, {name}, rate 2^{power}: the rarest tenth's loss over the mean"] = ratio
+    slow, fast = found["gradient descent"], found["Adam"]
     return Finding(
-        "one-hot, Zipf: after 200 steps the rarest tenth's loss by gradient descent is over 5 times Adam's",
-        f"{found['gradient descent']:.3g} against {found['Adam']:.3g}",
-        ratio > 5.0,
+        f"one-hot, Zipf: at a mean loss of {goal:g} the rarest tenth's is over 5 times that by gradient descent, at "
+        "most 1.1 times by Adam, at every rate",
+        f"{min(slow):.3g} to {max(slow):.3g} against {min(fast):.3g} to {max(fast):.3g}",
+        all(ratio > 5.0 for ratio in slow) and all(ratio <= 1.1 for ratio in fast),
     )
 
 

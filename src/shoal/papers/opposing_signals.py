@@ -19,17 +19,23 @@ Criteria, fixed before the run:
    cosine of their gradients is below -0.5.
 5. Trained anew without the 10% of samples that were in the groups most often, its loss rises in all by at most 0.75 of
    what it rises without as many random samples.
-6. At the same loss reached, Adam's updates lead to less rise in all than gradient descent's: at most half.
+6. Adam reaches the lowest loss of gradient descent in as many steps, for each seed, and its rises in all on the way are
+   at most half of gradient descent's; gradient descent at neither of the rates 0.1 and 0.05 does so.
 
 "check": 150 steps and one seed for the network, "full": 600 steps and three seeds (means over them in criteria 4 to 6).
-Rates were written down before any run. In a first run b_o u became 0 to the
-last bit at the rate of criterion 2, from which nothing grows: since then each step there adds noise of 1e-9 to b_o, as
-samples would, and "to more than 0.1" was added. If Fashion-MNIST is not there, the embedded digits stand in.
+Rates were written down before any run. In a first run b_o u became 0 to the last bit at the rate of criterion 2, from
+which nothing grows: since then each step there adds noise of 1e-9 to b_o, as samples would, and "to more than 0.1" was
+added. If Fashion-MNIST is not there, the embedded digits stand in.
+
+Changed after a review: criterion 6 did not ask whether Adam reaches the loss, so that any rate too low to rise met it:
+on one seed Adam at 1e-6, still at a loss of 2.25, and gradient descent at 0.02. It met it by 0 against 4.12. Lower
+rates of gradient descent are beside it since.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +54,7 @@ SEEDS = {"check": (41,), "full": (41, 42, 43)}
 STEPS = {"check": 150, "full": 600}
 SAMPLES, RATE, COUNT = 1000, 0.2, 10
 ADAM = 1e-3
+LOWER = (0.1, 0.05)
 
 
 def claim(scale: str = "check") -> Result:
@@ -140,7 +147,6 @@ def sampled(figures: dict[str, float]) -> Finding:
     groups = opposing_groups(path.losses[step], path.losses[step + 1], COUNT)
     sign = (data.inputs[:, 20:] @ opposing_signals(seed=4).u).sign()
     up, down = sign[groups.up].mean(), sign[groups.down].mean()
-    again = TwoLayerLinear(40, torch.float64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         again = TwoLayerLinear(40, torch.float64)
@@ -176,7 +182,9 @@ def total_rise(path: FullBatchPath) -> float:
 def network(scale: str, figures: dict[str, float]) -> list[Finding]:
     """Criteria 4 to 6."""
     task, steps = images(), STEPS[scale]
-    shares, cosines, without, random, gd, adam = [], [], [], [], [], []
+    shares, cosines, without, random, gd = [], [], [], [], []
+    others = {"Adam": Adam.rule(ADAM)} | {f"rate {rate:g}": SGD.rule(rate) for rate in LOWER}
+    reached: dict[str, list[float]] = {name: [] for name in others}
     for seed in SEEDS[scale]:
         whole = task.dataset.train
         data = whole[permutation(key(seed, "images"), len(whole))[:SAMPLES]]
@@ -199,19 +207,22 @@ def network(scale: str, figures: dict[str, float]) -> list[Finding]:
         without.append(total_rise(trained(task, data[rest], SGD.rule(RATE), steps, seed)))
         random.append(total_rise(trained(task, data[some], SGD.rule(RATE), steps, seed)))
         gd.append(total_rise(path))
-        other = trained(task, data, Adam.rule(ADAM), steps, seed)
-        adam.append(until(other, float(path.mean.min())))
+        for name, rule in others.items():
+            way = trained(task, data, rule, steps, seed)
+            figures[f"network, seed {seed}: lowest loss, {name}"] = float(way.mean.min())
+            reached[name].append(until(way, float(path.mean.min())))
+        figures[f"network, seed {seed}: lowest loss, gradient descent"] = float(path.mean.min())
         for name, values in (
             ("gradient descent", gd),
             ("without the groups", without),
             ("without others", random),
-            ("Adam", adam),
+            *((f"{name}, to its lowest loss", found) for name, found in reached.items()),
         ):
             figures[f"network, seed {seed}: rises of the loss in all, {name}"] = (
                 values[-1] if math.isfinite(values[-1]) else -1.0
             )
     share, cosine = sum(shares) / len(shares), sum(cosines) / len(cosines)
-    rises = [sum(values) / len(values) for values in (without, random, gd, adam)]
+    rises = [sum(values) / len(values) for values in (without, random)]
     figures |= {"network: share of all change": share, "network: cosine of the groups": cosine}
     return [
         Finding(
@@ -226,16 +237,27 @@ def network(scale: str, figures: dict[str, float]) -> list[Finding]:
             f"{rises[0]:.3g} against {rises[1]:.3g}",
             rises[0] <= 0.75 * rises[1],
         ),
-        Finding(
-            "network: on the way to the same loss, Adam's rises are at most half of gradient descent's",
-            f"{rises[3]:.3g} against {rises[2]:.3g}",
-            rises[3] <= 0.5 * rises[2],
-        ),
+        calmer(gd, reached),
     ]
 
 
+def calmer(gd: Sequence[float], reached: Mapping[str, Sequence[float]]) -> Finding:
+    """Criterion 6, from the rises of each seed, those of the others on the way to gradient descent's lowest loss."""
+    mean = {name: sum(values) / len(values) for name, values in reached.items()}
+    own = sum(gd) / len(gd)
+    met = {name: rise <= 0.5 * own for name, rise in mean.items()}
+    told = {name: f"{rise:.3g}" if math.isfinite(rise) else "not reached by all" for name, rise in mean.items()}
+    return Finding(
+        "network: on the way to the lowest loss of gradient descent, reached in as many steps, Adam's rises are at "
+        f"most half of its; not so at its lower rates {', '.join(f'{rate:g}' for rate in LOWER)}",
+        f"{told['Adam']} against {own:.3g}; {', '.join(f'{n}: {t}' for n, t in told.items() if n != 'Adam')}",
+        met["Adam"] and sum(met.values()) == 1,
+    )
+
+
 def until(path: FullBatchPath, loss: float) -> float:
-    """Rises of the loss before it first is as low as this; of the whole path if it never is."""
+    """Rises of the loss before it first is as low as this; infinite if it never is, or diverged."""
     below = torch.nonzero(path.mean <= loss).flatten()
-    stop = int(below[0]) if len(below) else len(path.mean)
-    return math.inf if path.diverged else float(path.mean[: stop + 1].double().diff().clamp(min=0).sum())
+    if path.diverged or not len(below):
+        return math.inf
+    return float(path.mean[: int(below[0]) + 1].double().diff().clamp(min=0).sum())
