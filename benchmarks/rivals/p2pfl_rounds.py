@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 import types
 from typing import Any
@@ -93,5 +94,7 @@ def live(id: int, rounds: int, addresses: Any, go: Any, over: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with tempfile.TemporaryDirectory() as folder:  # p2pfl and Lightning write logs where they stand
+        os.chdir(folder)
+        main(int(sys.argv[1]))
     tick("done")
