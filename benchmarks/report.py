@@ -156,10 +156,19 @@ def _verdict(t: Target) -> str:
     return "yes" if t.met else "[bold red]no[/]"
 
 
-def paired(results: Results, over: str, under: str, quantity: Callable[[Measurement], float | None]) -> list[float]:
-    """`over`'s quantity divided by `under`'s, repetition by repetition."""
+def paired(
+    results: Results,
+    over: str,
+    under: str,
+    quantity: Callable[[Measurement], float | None],
+    unfinished: bool = False,
+) -> list[float]:
+    """`over`'s quantity divided by `under`'s, repetition by repetition.
+
+    With `unfinished` what `over` had done counts, too, if it was ended at its limit of time.
+    """
     pairs = zip(results.get(over, ()), results.get(under, ()), strict=False)
-    both = [(quantity(a), quantity(b)) for a, b in pairs if a.ok and b.ok]
+    both = [(quantity(a), quantity(b)) for a, b in pairs if b.ok and (a.ok or (unfinished and a.returncode is None))]
     return [a / b for a, b in both if a is not None and b]
 
 
