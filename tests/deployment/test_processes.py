@@ -113,6 +113,9 @@ def test_killed_peers_go_on_at_their_last_committed_round(machines: Machines, tm
         found = [r for r, name in curves(folder, id) if name == "accuracy"]
         assert found == sorted(found)
         lost = {again - 1} if id in victims else set()  # committed, and killed while it was evaluated
+        left = entries(folder, "catches up")
+        assert id in victims or not left
+        lost |= {r for entry in left for r in range(entry["left"], entry["round"])}
         assert set(range(rounds + 1)) - set(found) <= lost
         assert (np.diff(RunFolder(folder).metrics.time) >= 0).all()
         assert (np.diff(RunFolder(folder).metrics.bytes) >= 0).all()
