@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from shoal.engine import PeerFailed
 from shoal.engine.compute import Job
 from shoal.learning import Task, Trainer
+from shoal.learning.batched import BatchedTraining
 from shoal.learning.batches import batches, stream
 from shoal.learning.given import Supply
-from shoal.learning.kernels import BatchedTraining, SingleTraining, TrainInputs
 from shoal.learning.objective import Supervised
+from shoal.learning.one_by_one import SingleTraining
+from shoal.learning.requests import TrainInputs
 from shoal.optim import SANIA, AdaFisher, AdaHessian, Optimizer, Rule, Transform, second_derivatives
 from shoal.simulation import simulate
 from shoal.tensors.layout import load_into
