@@ -109,6 +109,9 @@ class AdaFisher(Optimizer):
     The hooks look at passes of a model in training, at steps that want them, and end with the optimizer, with
     `remove_hooks()`, or with a `with` block around the optimizer. A copy of the model has none that do anything; a copy
     of the optimizer watches its own copy of the model.
+
+    Raises:
+        ValueError: an argument is not allowed, or as of `watch`.
     """
 
     about: ClassVar[dict[str, Argument]] = {

@@ -87,11 +87,14 @@ def differentiated(
     with torch.enable_grad():
         whole = [-gradients[p] if p in climbing else gradients[p] for p in held]
     drawn = [signs(p) for p, plan in zip(held, own, strict=True) if "curvature" in plan.given]
-    given = dict(zip(held, curvature.supplied(own, whole, held, drawn), strict=True))
+    found = curvature.supplied(own, whole, held, drawn)
     for p in plans:
         if p.grad is not None and p.grad.requires_grad:
             p.grad = p.grad.detach()
-    return Supplied({p: gradients[p].detach() if p in gradients else None for p in plans}, given)
+    return Supplied(
+        {p: gradients[p].detach() if p in gradients else None for p in plans},
+        {p: given for p, given in zip(held, found, strict=True) if given},
+    )
 
 
 def _with_graph(ps: Sequence[Tensor], loss: float | Tensor | None, asking: str) -> dict[Tensor, Tensor]:

@@ -101,7 +101,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     def __init__(self, params: Params, *args: Any, **kwargs: Any) -> None:
-        if isinstance(params, torch.nn.Module) or not isinstance(params, Iterable):
+        if not isinstance(params, Iterable):
             raise ValueError(
                 f"params: got {type(params).__name__}; parameters, (name, parameter) pairs or groups are allowed, such "
                 "as model.named_parameters()"

@@ -257,7 +257,7 @@ class Tracer(TorchFunctionMode):
         return result
 
     def attach(self, neurons: Tensor, entries: Tensor, kind: Kind | None) -> None:
-        """Edges to neurons from nodes of the parameters' own, entry by entry."""
+        """Edges of parameters that belong to single neurons, entry by entry; see `Builder.rows`."""
         try:
             self.builder.rows(neurons.flatten(), entries.flatten(), kind)
         except ValueError as error:
