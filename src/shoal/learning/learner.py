@@ -17,9 +17,9 @@ from shoal.engine.world import World
 from shoal.learning.batches import Schedule, Shard, batches, epochs, stream
 from shoal.learning.correspondent import Correspondent
 from shoal.learning.data import Data
-from shoal.learning.kernels import GradientInputs, Trained, TrainInputs
 from shoal.learning.objective import Objective
 from shoal.learning.packing import Packer
+from shoal.learning.requests import GradientInputs, Trained, TrainInputs
 from shoal.learning.trainer import Trainer
 from shoal.learning.training import PacedTraining, Training
 from shoal.optim import Rule
