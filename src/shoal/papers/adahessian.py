@@ -33,9 +33,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.learning import Task
 from shoal.optim import AdaHessian
-from shoal.papers.loops import best, relative_cost, trained
+from shoal.papers.loops import accuracies, around, best, relative_cost, swept
 from shoal.papers.optimizers import characters, fashion, points
 from shoal.papers.result import Finding, Result
 
@@ -53,9 +52,16 @@ def claim(scale: str = "check") -> Result:
     """Check the claim; see the module's docstring for the criteria."""
     figures: dict[str, float] = {}
     findings = [lands(figures), cost(figures)]
-    image_steps, text_steps = STEPS[scale]
-    images = {name: swept(name, fashion(), image_steps, scale, SEEDS[scale]) for name in MIDDLES}
-    text = {name: swept(name, characters(), text_steps, scale, SEEDS[scale][:2]) for name in MIDDLES}
+    every = 2 if scale == "check" else 1
+    images, text = (
+        {
+            name: swept(task, make, around(middle, 2, every), steps=steps, batch=BATCH, seeds=seeds)
+            for name, (make, middle) in MIDDLES.items()
+        }
+        for task, steps, seeds in zip(
+            (fashion(), characters()), STEPS[scale], (SEEDS[scale], SEEDS[scale][:2]), strict=True
+        )
+    )
     for where, scores in (("images", images), ("text", text)):
         for name, found in scores.items():
             for rate, score in found.items():
@@ -92,22 +98,6 @@ def cost(figures: dict[str, float]) -> Finding:
     ratio = relative_cost(fashion(), AdaHessian, partial(torch.optim.SGD, lr=1e-3), batch=BATCH)
     figures["CPU time of a step over plain SGD's"] = ratio
     return Finding("a step costs at most 2.5 of plain SGD's", f"{ratio:.2f}", ratio <= 2.5)
-
-
-def swept(name: str, task: Task, steps: int, scale: str, seeds: tuple[int, ...]) -> Scores:
-    """Rate -> "accuracy" and "loss", means over the seeds."""
-    make, middle = MIDDLES[name]
-    found = {}
-    for i in range(-2, 3, 2 if scale == "check" else 1):
-        rate = middle * 10.0 ** (i / 2)
-        runs = [trained(task, partial(make, lr=rate), steps=steps, batch=BATCH, seed=seed) for seed in seeds]
-        found[rate] = {what: sum(run[what] for run in runs) / len(runs) for what in ("accuracy", "loss")}
-    return found
-
-
-def accuracies(scores: Scores) -> dict[float, float]:
-    """Rate -> accuracy."""
-    return {rate: score["accuracy"] for rate, score in scores.items()}
 
 
 def lowest(scores: Scores) -> tuple[float, float]:

@@ -50,6 +50,7 @@ __all__ = [
     "normal",
     "permutation",
     "philox",
+    "rademacher",
     "shuffled",
     "uniform",
 ]
@@ -203,6 +204,25 @@ def normal(
     if _is_single(dtype):
         return _draw(keys, shape, 4, _NORMAL, purpose, device, _single_normals)
     return _draw(keys, shape, 2, _NORMAL, purpose, device, _double_normals)
+
+
+def rademacher(
+    keys: int | Tensor,
+    shape: int | Sequence[int] = (),
+    *,
+    purpose: int | str = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """-1 and 1 with equal chance: the signs of `uniform(...) - 1/2`, a float32 draw whatever the dtype.
+
+    Args:
+        dtype: of the result, any floating-point one. Others, and errors, as for `uniform`.
+
+    >>> rademacher(7, 5).tolist()
+    [-1.0, -1.0, 1.0, 1.0, -1.0]
+    """
+    return torch.where(uniform(keys, shape, purpose=purpose, device=device) < 0.5, -1.0, 1.0).to(dtype)
 
 
 def integers(
