@@ -20,8 +20,8 @@ from torch import nn
 
 from shoal import optim
 from shoal.optim.core import Optimizer, Param
+from shoal.optim.core.plan import Plan
 from shoal.optim.core.recording import source
-from shoal.optim.core.rule import Plan
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from shoal.optim.adamp import SGDP, AdamP, NesterovScaling
+from shoal.optim.core.plan import Plan
 from shoal.optim.core.recording import source
-from shoal.optim.core.rule import Plan
 from tests.optim.following import NETWORK_SHAPES, follow, missing, network, quadratic, torch_gradients
 from tests.optim.stacking import assert_stacks
 from tests.restatements.optimizers import adamp as restated

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.profiler import ProfilerActivity, profile
 
-from shoal.optim.core import Optimizer, Param, Rule, rule
+from shoal.optim.core import Optimizer, Param, Rule, stepping
 from shoal.optim.core.arguments import SHARED
 from shoal.optim.core.recording import source
 from shoal.optim.saving import load, save
@@ -541,9 +541,9 @@ BIG = {"big": (2 * BLOCK + 17,), "wide": (3, BLOCK // 2 + 5), "small": (7,)}
 @element_wise
 def test_many_blocks_are_one_block_bit_for_bit(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks, whole = (parameters(torch.float32, shapes=BIG) for _ in range(2))
-    monkeypatch.setattr(rule, "BLOCK", BLOCK)
+    monkeypatch.setattr(stepping, "BLOCK", BLOCK)
     advance(case(blocks.items()), blocks, range(3))
-    monkeypatch.setattr(rule, "BLOCK", 1 << 40)
+    monkeypatch.setattr(stepping, "BLOCK", 1 << 40)
     advance(case(whole.items()), whole, range(3))
     assert same(blocks, whole)
 
@@ -572,7 +572,7 @@ def test_steps_keep_nothing(case: Case) -> None:
 
 @of(ELEMENT_WISE, without=IN_BACKWARD | TURNING)
 def test_a_step_needs_less_memory_than_the_largest_tensor(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rule, "BLOCK", BLOCK)
+    monkeypatch.setattr(stepping, "BLOCK", BLOCK)
     params = parameters(torch.float32, shapes={"largest": (24 * BLOCK,), "other": (24, BLOCK), "b": (9,)})
     optimizer = case(params.items())
     advance(optimizer, params, range(2))

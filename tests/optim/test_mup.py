@@ -37,6 +37,8 @@ from shoal.optim import (
     chain,
     mup,
 )
+from shoal.optim.rotated import rotated
+from shoal.optim.ttur import ttur
 from shoal.optim.widths import attention_scale, redraw, rescale, widths
 from shoal.simulation import simulate
 from tests.restatements.instruments import mup as restated
@@ -337,6 +339,8 @@ def test_parameters_outside_layers_are_vectors_or_matrices_unless_it_is_said() -
         (lambda: mup(perceptron(8), perceptron(4), Adam, init="anew"), "init: got 'anew'"),
         (lambda: mup(perceptron(8), perceptron(4), Adam, family="lion"), "family: got 'lion'"),
         (lambda: mup(perceptron(8), perceptron(4), Adam.rule(), lr=0.1), "settings: got lr"),
+        (lambda: mup(perceptron(8), perceptron(4), rotated(Adam.rule())), "adam in coordinates of its own"),
+        (lambda: mup(perceptron(8), perceptron(4), ttur(Adam.rule())), "optimizer: got ttur"),
         (
             lambda: widths(perceptron(8), nn.Linear(2, 3)),
             "base_model: got parameters bias, weight that the model lacks",

@@ -210,6 +210,23 @@ def test_stacked_peers_turn_a_rule_that_acts_at_some_steps_as_each_by_itself() -
             torch.testing.assert_close(together[i], alone, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("make", [SGD.rule, Adam.rule, SOAP.rule, SANIA.rule])
+def test_weights_that_a_turned_rule_leaves_stay_bit_for_bit(make: Any) -> None:
+    rule, shape = rotated(make()), (8, 6)
+    param = Param("a", shape)
+    p, stack = normal(3, shape), normal(4, (3, *shape))
+    before, stack_before = p.clone(), stack.clone()
+    own = rule.views(rule.memory({"a": p}), [param])
+    memories = [rule.memory({"a": row}) for row in stack]
+    stacked = rule.views({k: torch.stack([m[k] for m in memories]) for k in memories[0]}, [param])
+    each = torch.ones(3, dtype=torch.float64)
+    for t in range(1, 5):
+        rule.step([param], [p], [normal(key(5, t), shape)], own, float(t), 0.0, loss=1.0)
+        rule.step([param], [stack], [normal(key(6, t), stack.shape)], stacked, t * each, 0.0 * each, loss=each)
+    assert torch.equal(p, before)
+    assert torch.equal(stack, stack_before)
+
+
 @pytest.mark.parametrize("within", ["model", "tensor"])
 def test_weights_that_the_optimizer_leaves_stay_bit_for_bit(within: str) -> None:
     p = [nn.Parameter(normal(i, (16, 16))) for i in range(2)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.optim import SGD, Adam, AdamW, DecoupledDecay, Momentum, Param, Rule, WeightDecay
-from shoal.optim.core.rule import LARGE
+from shoal.optim.core.stacked import LARGE
 from shoal.tensors.random import key, normal
 
 SHAPES = ((5, 3), (3,), ())

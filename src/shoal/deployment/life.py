@@ -92,6 +92,7 @@ def _world(entered: Entered, parts: Parts) -> RealWorld:
     s, transport = parts.settings, entered.transport
     layout = parts.trainer.layout
     transport.limit = frame_limit(layout.size)
+    patience = entered.experiment.net.patience
     return RealWorld(
         transport.id,
         parts.size,
@@ -103,7 +104,7 @@ def _world(entered: Entered, parts: Parts) -> RealWorld:
         neighbours=parts.topology.neighbours,
         in_neighbours=parts.topology.in_neighbours,
         store=Store(entered.home.folder),
-        patience=None if math.isinf(entered.experiment.net.patience) else entered.experiment.net.patience,
+        patience=None if math.isinf(patience) else patience,
     )
 
 

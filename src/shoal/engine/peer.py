@@ -15,6 +15,7 @@ from torch import Tensor
 from shoal.engine.errors import PeerLost
 from shoal.engine.mailbox import REFUSED, Box, Meeting, Poll
 from shoal.engine.message import Kind, Message, Parcel, Received
+from shoal.engine.rounds import Rounds
 from shoal.engine.state import State
 from shoal.tensors.payload import MalformedPayload
 from shoal.tensors.random import key
@@ -510,66 +511,6 @@ class _Waits:
 
     def __exit__(self, *error: object) -> None:
         self._peer._awaiting.pop(self, None)
-
-
-class Rounds:
-    """The durable round counter behind `Peer.rounds`.
-
-    Attributes:
-        count: how many rounds there are.
-    """
-
-    def __init__(self, peer: Peer, count: int, catch_up: Callable[[dict[int, Any]], None] | None = None) -> None:
-        if count < 0:
-            raise ValueError(f"rounds: got {count}; a number >= 0 is allowed")
-        self._peer = peer
-        self.count = count
-        self._adopt = catch_up
-        self._behind = catch_up is not None and peer.is_late
-        self._next = int(peer.state.get("round", 0))
-        self._started = False
-
-    def __aiter__(self) -> Rounds:
-        return self
-
-    async def __anext__(self) -> int:
-        peer = self._peer
-        if self._started:
-            self._next += 1
-            if self._behind:
-                self._catch_up()
-            peer.state["round"] = self._next
-            await peer._world.commit(peer)
-        self._started = True
-        if self._next >= self.count:
-            raise StopAsyncIteration
-        peer._round = self._next
-        return self._next
-
-    def _catch_up(self) -> None:
-        """Go on with the round after the one of which the neighbours have spoken last."""
-        over = self._next
-        found = self._peer._met_in(over - 1)
-        if found is None:
-            return
-        where, said = found
-        self._behind = where >= over
-        if self._behind:
-            assert self._adopt is not None
-            self._next = min(where + 1, self.count)
-            self._peer._world.log("catches up", self._peer.id, left=over, round=self._next)
-            self._adopt(said)
-
-    def skip_to(self, over: int) -> None:
-        """Let the round that is under way end as number `over - 1`, so that `over` rounds are over: for a peer that
-        took no part in those between, and does not go through them.
-
-        Raises:
-            ValueError: that would be an earlier round than the one under way.
-        """
-        if over <= self._next:
-            raise ValueError(f"over: got {over}; in round {self._next}, a number from {self._next + 1} on is allowed")
-        self._next = over - 1
 
 
 def _some(items: Any, most: int = 8) -> str:

@@ -20,7 +20,7 @@ from shoal.engine.traced import Traced
 from shoal.learning.objective import Problem
 from shoal.optim import Rule, factors
 from shoal.optim.core import curvature
-from shoal.optim.core.rule import Memory
+from shoal.optim.core.plan import Memory
 from shoal.optim.core.scalars import Scalar
 
 Named = dict[str, Tensor]

@@ -33,8 +33,9 @@ from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, State, 
 from shoal.optim.core.arguments import above, at_least
 from shoal.optim.core.ops import Number, clip
 from shoal.optim.core.optimizer import Params, Settings
-from shoal.optim.core.rule import compute_dtype, step_items
+from shoal.optim.core.plan import compute_dtype
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import step_items
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, S
 from shoal.optim.core.arguments import SHARED, flag
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.rule import Item
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)

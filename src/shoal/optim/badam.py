@@ -29,7 +29,7 @@ from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import whole
 from shoal.optim.core.optimizer import Params, Settings
-from shoal.optim.core.rule import Plan, compute_dtype
+from shoal.optim.core.plan import Plan, compute_dtype
 from shoal.tensors.random import key, permutation
 
 Order = Literal["random", "ascending", "descending"]

@@ -17,7 +17,7 @@ Parameters without a gradient do not count among the d. Decay is not clipped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -107,7 +107,7 @@ def coordinate_clip(rule: Rule, rho: float = 0.1) -> Rule:
         real = int(bool(chain) and isinstance(chain[0], PredictedWeights))  # it stands at the front of all
         return *chain[:real], clipping, *chain[real:]
 
-    return rule.relinked(lambda param: links(rule.plan(param).chain))
+    return replace(rule, links=lambda param: links(rule.plan(param).chain))
 
 
 class CoordinateClip(Wrapper):

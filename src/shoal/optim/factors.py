@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
-from shoal.optim.core.rule import Memory, compute_dtype
+from shoal.optim.core.plan import Memory, compute_dtype
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, *NORMS)

@@ -12,7 +12,7 @@ steps by m where lr is 0; here such a step is 0, which is the limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -23,8 +23,8 @@ from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, S
 from shoal.optim.core.arguments import flag
 from shoal.optim.core.ops import Number, choose, ema_, ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.rule import Item
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 
 CENTERED_AFTER = 10  # steps, as in the authors' code
 
@@ -141,7 +141,7 @@ class LaProp(Optimizer):
     def rule(cls, *args: Any, **kwargs: Any) -> Rule:
         """The same method for stacked peers; it keeps c in a slot."""
         rule = super().rule(*args, **kwargs)
-        return rule.relinked(_WithRates(rule))
+        return replace(rule, links=_WithRates(rule))
 
     def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
         """Each parameter's c is a number in its state: with it in the scalars the rule is element-wise."""

@@ -12,7 +12,7 @@ the steps of all parameters together, also of those that lack a gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from shoal.optim.core import Chain, Rule, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import whole
 from shoal.optim.core.ops import choose, ema_
-from shoal.optim.core.rule import compute_dtype
+from shoal.optim.core.plan import compute_dtype
 from shoal.optim.core.scalars import Scalar, where
 from shoal.optim.wrapping import Wrapper
 from shoal.optim.xgrad import PredictedWeights, XGrad
@@ -71,7 +71,7 @@ def lookahead(rule: Rule, k: int = 5, alpha: float = 0.5) -> Rule:
         real = int(bool(chain) and isinstance(chain[0], PredictedWeights))  # behind it parameters hold the real weights
         return *chain[:real], slow, *chain[real:]
 
-    return rule.relinked(lambda param: links(rule.plan(param).chain))
+    return replace(rule, links=lambda param: links(rule.plan(param).chain))
 
 
 class Lookahead(Wrapper):

@@ -33,8 +33,8 @@ from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Trans
 from shoal.optim.core.arguments import at_least, flag, fractions
 from shoal.optim.core.ops import ema_, plus
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.rule import Item
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import Item
 from shoal.optim.first_rate import FromFirstRate, first_rate
 from shoal.optim.lion import SignOfAverage
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -231,6 +231,12 @@ class _Widened:
 def _widened_rule(rule: Rule, family: Family, found: Mapping[str, Width], model: nn.Module) -> Rule:
     if not isinstance(rule.links, Links):
         raise ValueError(f"optimizer: got the rule {rule.name}; one that a class of shoal.optim makes is allowed")
+    if rule.frame is not None:
+        raise ValueError(f"optimizer: got the rule {rule.name} in coordinates of its own; the model's are allowed")
+    if rule.factor is not None:
+        raise ValueError(
+            f"optimizer: got the rule {rule.name} with rates of its own for parameters; one rate is allowed"
+        )
     decay = _decay(rule.links.cls, family, rule.links.settings, model)
     links = _Widened(rule.links, family, found, decay)
-    return Rule(rule.name, rule.lr, links, rule.seed, links.factor)
+    return replace(rule, links=links, factor=links.factor)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from shoal.optim.adalomo import InBackward
 from shoal.optim.core import Optimizer, Rule
 from shoal.optim.core.arguments import whole
-from shoal.optim.core.rule import compute_dtype
+from shoal.optim.core.plan import compute_dtype
 from shoal.optim.wrapping import Wrapper
 from shoal.optim.xgrad import XGrad
 from shoal.tensors.random import key, normal, permutation
@@ -158,7 +158,7 @@ def rotated(rule: Rule, rotation_seed: int = 0, within: str = "model", side: int
         raise ValueError('within: got "model" for a rule with several rates; "tensor" is allowed')
     if rule.frame is not None:
         raise ValueError("rule: got one in coordinates of its own; one rotation is allowed")
-    return Rule(rule.name, rule.lr, rule.links, rule.seed, rule.factor, RotatedFrame(rotation_seed, within, side))
+    return replace(rule, frame=RotatedFrame(rotation_seed, within, side))
 
 
 class Rotated(Wrapper):

@@ -26,8 +26,8 @@ from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, S
 from shoal.optim.core.arguments import at_least
 from shoal.optim.core.ops import ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
-from shoal.optim.core.rule import Item
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 from shoal.optim.core.transform import Granularity
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from shoal.optim.adafisher import AdaFisher, AdaFisherW
 from shoal.optim.core import Chain, Param, Rule
 from shoal.optim.core.arguments import above, whole
-from shoal.optim.core.rule import Memory
+from shoal.optim.core.plan import Memory
 from shoal.optim.schedules import Schedule, power_decay
 from shoal.optim.wrapping import Wrapper
 
@@ -338,10 +338,6 @@ class _OfPlayers(Rule):
                 "the beginning of one's name is allowed"
             )
 
-    def relinked(self, links: Chain | Callable[[Param], Chain]) -> Rule:
-        """The rule with other links."""
-        return replace(self, links=links, _plans={}, _chains={})
-
 
 def ttur(rule: Rule, ratio: float = 1.0, fast: str = "max.") -> Rule:
     """The rule with a rate of its own for one player: `ratio` times the other's.
@@ -356,7 +352,7 @@ def ttur(rule: Rule, ratio: float = 1.0, fast: str = "max.") -> Rule:
     """
     if not above(0.0)(ratio):
         raise ValueError(f"ratio: got {ratio!r}; a finite number > 0 is allowed")
-    return TTUR.rule(rule, Rule(rule.name, rule.lr * ratio, rule.links, rule.seed, rule.factor), fast)
+    return TTUR.rule(rule, replace(rule, lr=rule.lr * ratio), fast)
 
 
 def two_time_scales(

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -33,6 +34,7 @@ from shoal.learning import Task
 from shoal.learning.results import Comparison
 from shoal.optim import AdamW, Param, Rule
 from shoal.optim.adam_mini import AdamMini, published_blocks
+from shoal.optim.core import Chain
 from shoal.papers.optimizers import apart, characters, outcome, path, race, record
 from shoal.papers.result import Finding, Result
 from shoal.tensors.random import key, normal
@@ -76,11 +78,11 @@ def adam_mini(lr: float) -> Rule:
 def by_name(rule: Rule) -> Rule:
     """The rule with parameters under the names that the authors' package knows."""
 
-    def links(param: Param) -> tuple[object, ...]:
+    def links(param: Param) -> Chain:
         parts = [NAMES.get(part, part) for part in param.name.split(".")]
         return rule.plan(Param(".".join(parts), param.shape)).chain
 
-    return Rule(rule.name, rule.lr, links)  # type: ignore[arg-type]
+    return replace(rule, links=links)
 
 
 def coordinates(figures: dict[str, float]) -> Finding:

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.optim.common import DecoupledDecay, Momentum, WeightDecay
-from shoal.optim.core import Param, Scalars, Slot, State, Transform, rule
+from shoal.optim.core import Param, Scalars, Slot, State, Transform, stepping
+from shoal.optim.core import stacked as stacked_steps
 from shoal.optim.core.ops import ema_, plus_
-from shoal.optim.core.rule import Item, Plan, Rule, step_items
+from shoal.optim.core.plan import Plan
+from shoal.optim.core.rule import Rule
+from shoal.optim.core.stepping import Item, step_items
 
 CHAIN = (DecoupledDecay(0.1), WeightDecay(0.2), Momentum(0.9, nesterov=True))
 SMALL = 64
@@ -22,7 +25,7 @@ SMALL = 64
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rule, "BLOCK", SMALL)
+    monkeypatch.setattr(stepping, "BLOCK", SMALL)
 
 
 def stepped(p: Tensor, g: Tensor, *, steps: int = 3, negate: bool = False) -> list[Tensor]:
@@ -48,7 +51,7 @@ def test_any_size_gives_the_bits_of_one_block(size: int, dtype: torch.dtype, neg
     p, g = draws((size,), dtype)
     blocks = stepped(p, g, negate=negate)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rule, "BLOCK", 1 << 40)
+        patch.setattr(stepping, "BLOCK", 1 << 40)
         whole = stepped(p, g, negate=negate)
     assert all(torch.equal(a, b) for a, b in zip(blocks, whole, strict=True))
 
@@ -135,7 +138,7 @@ def rows_of(shape: tuple[int, ...], rows: int = 3) -> Iterator[tuple[Tensor, Ten
 def test_large_parameters_of_stacked_peers_are_stepped_row_by_row_with_the_bits_of_one(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rule, "LARGE", 0)
+    monkeypatch.setattr(stacked_steps, "LARGE", 0)
     made = Rule("r", 0.1, CHAIN)
     param = Param("p", (size,))
     pairs = list(rows_of((size,)))

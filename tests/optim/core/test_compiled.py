@@ -19,7 +19,9 @@ from shoal.optim.adamw import AdamW
 from shoal.optim.adopt import ADOPT
 from shoal.optim.core import Chain, Optimizer, Param, Scalars, State, Transform, compiled
 from shoal.optim.core.compiled import DeviceKernel, Kernel, Kernels, NoCompiler, cache, compiler, structure
-from shoal.optim.core.rule import Item, Plan, Rule, step_items
+from shoal.optim.core.plan import Plan
+from shoal.optim.core.rule import Rule
+from shoal.optim.core.stepping import Item, step_items
 from shoal.optim.core.transform import Granularity
 from shoal.optim.lion import Lion
 from shoal.optim.sgd import SGD

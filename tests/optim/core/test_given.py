@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.optim import SANIA, SOAP, AdaFisher, AdaHessian, Adam, AdamW, Param, Rule, Slot, Transform, chain
-from shoal.optim.core import Scalars, State, rule
+from shoal.optim.core import Scalars, State, stepping
 from shoal.optim.rotated import rotated
 
 
@@ -36,7 +36,7 @@ Mine = chain(Scaled(), lr=0.1)
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_it_reaches_the_transform_whole_in_blocks_and_compiled(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rule, "BLOCK", 64)
+    monkeypatch.setattr(stepping, "BLOCK", 64)
     ps = [nn.Parameter(torch.ones(200, dtype=torch.float64)), nn.Parameter(torch.ones(3, dtype=torch.float64))]
     optimizer = Mine([{"params": ps, "compile": compile}])
     total = [torch.zeros_like(p) for p in ps]

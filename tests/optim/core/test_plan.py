@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.optim.core import Quotient, Scalars, Slot, State, Transform
-from shoal.optim.core.rule import Item, Plan, compute_dtype, step_items
+from shoal.optim.core.plan import Plan, compute_dtype
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import Item, step_items
 from shoal.optim.core.transform import Granularity
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from shoal.optim.core import Scalars, Slot, State, Transform
 from shoal.optim.core.compiled import Kernel
+from shoal.optim.core.plan import Plan
 from shoal.optim.core.recording import CONSTANTS, EXPRESSIONS, Untranslatable, source
-from shoal.optim.core.rule import Item, Plan, step_items
+from shoal.optim.core.stepping import Item, step_items
 
 Operation = Callable[[Tensor, Tensor, Scalars], Tensor]
 

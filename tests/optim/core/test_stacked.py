@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shoal.optim.core import Optimizer, Param, Rule, Scalars, Slot, State, Transform
-from shoal.optim.core.rule import SMALL
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import SMALL
 from shoal.optim.core.transform import Granularity
 
 SEEN: list[tuple[float, tuple[int, ...]]] = []

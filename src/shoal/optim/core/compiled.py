@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from shoal.optim.core.plan import Plan
 from shoal.optim.core.recording import Untranslatable, source
-from shoal.optim.core.rule import Item, Plan
+from shoal.optim.core.stepping import Item
 
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),

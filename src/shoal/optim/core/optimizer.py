@@ -14,7 +14,9 @@ from torch import Tensor
 
 from shoal.optim.core import curvature
 from shoal.optim.core.arguments import SHARED, Argument
-from shoal.optim.core.rule import Chain, Item, Memory, Param, Plan, Rule, compute_dtype, step_items
+from shoal.optim.core.plan import Chain, Memory, Param, Plan, compute_dtype
+from shoal.optim.core.rule import Rule
+from shoal.optim.core.stepping import Item, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
 

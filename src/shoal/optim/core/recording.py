@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shoal.optim.core.rule import Plan
+from shoal.optim.core.plan import Plan
 from shoal.optim.core.transform import Scalars
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from shoal.optim.core.scalars import Scalar
 
 if TYPE_CHECKING:
-    from shoal.optim.core.rule import Item
+    from shoal.optim.core.stepping import Item
 
 Granularity = Literal["element", "tensor", "model"]
 Shape = tuple[int, ...]
