@@ -23,6 +23,8 @@ Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 Scores = dict[float, float]
 """Learning rate -> accuracy, a share."""
+Sweep = dict[float, dict[str, float]]
+"""Learning rate -> "accuracy" and "loss", as of `trained`."""
 
 
 def trained(
@@ -158,7 +160,7 @@ def accuracy(model: nn.Module, task: Task) -> float:
 
 def swept(
     task: Task, make: Callable[..., Any], rates: Iterable[float], *, steps: int, batch: int, seeds: Sequence[int]
-) -> dict[float, dict[str, float]]:
+) -> Sweep:
     """Rate -> what `trained` measures, means over the seeds.
 
     Args:
@@ -168,14 +170,14 @@ def swept(
         steps, batch: of each run.
         seeds: of the runs at each rate; at least one.
     """
-    found = {}
+    found: Sweep = {}
     for rate in rates:
         runs = [trained(task, partial(make, lr=rate), steps=steps, batch=batch, seed=seed) for seed in seeds]
         found[rate] = {what: sum(run[what] for run in runs) / len(runs) for what in ("accuracy", "loss")}
     return found
 
 
-def accuracies(found: dict[float, dict[str, float]]) -> Scores:
+def accuracies(found: Sweep) -> Scores:
     """The accuracies of a sweep."""
     return {rate: score["accuracy"] for rate, score in found.items()}
 

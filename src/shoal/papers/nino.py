@@ -177,10 +177,10 @@ def errors(figures: dict[str, float], seed: int = 4001) -> Finding:
                 ("linear", straight(graph, inputs, k)),
             ):
                 found[name].append(float((given - wanted).abs().mean()))
-        own, last, linear = (statistics.fmean(values) for values in found.values())
+        own, last, along = (statistics.fmean(values) for values in found.values())
         figures |= {f"error at k = {k}, {name}": statistics.fmean(values) for name, values in found.items()}
-        words.append(f"k = {k}: {own:.3f}, {last:.3f}, {linear:.3f}")
-        holds &= own < min(last, linear)
+        words.append(f"k = {k}: {own:.3f}, {last:.3f}, {along:.3f}")
+        holds &= own < min(last, along)
     return Finding("errors at k = 5, 10, 20 below those of the last state and of a line", "; ".join(words), bool(holds))
 
 
