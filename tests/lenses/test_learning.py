@@ -173,7 +173,9 @@ def test_rules_that_are_given_more_than_the_gradient_are_refused(rule: Any, need
 
 @pytest.mark.parametrize("update", [descent, momentum(), nesterov(), lenses.xor])
 def test_without_a_rate_nothing_is_learned_by_accident(update: Any) -> None:
-    with pytest.raises(ValueError, match=r"^cap: got none, .*; learning_rate\(eta\), or whole_loss over bits, is allowed"):
+    with pytest.raises(
+        ValueError, match=r"^cap: got none, .*; learning_rate\(eta\), or whole_loss over bits, is allowed"
+    ):
         step(mlp(2, 2), mse, update)
 
 

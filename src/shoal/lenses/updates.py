@@ -117,7 +117,9 @@ def rule(of: Rule) -> Update:
         if of.needs_loss(params(p)):
             raise ValueError(f"rule: {of.name} needs the loss; rules that step by gradients alone are allowed")
         if given := of.given(params(p)):
-            raise ValueError(f"rule: {of.name} needs {', '.join(given)}; rules that step by gradients alone are allowed")
+            raise ValueError(
+                f"rule: {of.name} needs {', '.join(given)}; rules that step by gradients alone are allowed"
+            )
         slots = of.views(of.memory(named), params(p))
         own = tuple(tuple(slot.clone() for slot in mine.values()) for mine in slots)
         return torch.zeros((), dtype=torch.float64), own
