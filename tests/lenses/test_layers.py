@@ -179,7 +179,7 @@ def test_bad_arguments_are_named() -> None:
         sequence()
     with pytest.raises(ValueError, match="eta: got nan"):
         learning_rate(float("nan"))
-    with pytest.raises(ValueError, match="^eta: got -0.1; a finite number >= 0 is allowed; `ascent_rate` climbs$"):
+    with pytest.raises(ValueError, match=r"^eta: got -0\.1; a finite number >= 0 is allowed; `ascent_rate` climbs$"):
         learning_rate(-0.1)
-    with pytest.raises(ValueError, match="^eta: got -0.1; a finite number >= 0 is allowed$"):
+    with pytest.raises(ValueError, match=r"^eta: got -0\.1; a finite number >= 0 is allowed$"):
         ascent_rate(-0.1)

@@ -150,7 +150,7 @@ def test_bad_arguments_are_named() -> None:
         adam(beta2=1.5)
     with pytest.raises(ValueError, match="rate: got -1"):
         adagrad(rate=-1.0)
-    with pytest.raises(ValueError, match="^rule: momo needs the loss; rules that step by gradients alone are allowed"):
+    with pytest.raises(ValueError, match=r"^rule: momo needs the loss"):
         step(mlp(2, 2), mse, optim.MoMo.rule())
     with pytest.raises(ValueError, match="steps: got -1"):
         dream(mlp(2, 2), mlp(2, 2).start, torch.zeros(2), torch.zeros(2), mse, descent, learning_rate(1.0), -1)

@@ -8,9 +8,8 @@
     xor          over Z2          p <- p xor p'
 
 What comes back is p' = -eta times the gradient: the cap has sign and rate. Adagrad and Adam do not feel a factor of p'
-(but for eps), so that they have a `rate` of their own; with a cap of 1 they are the usual ones. The others have none and
-need a cap that says it. State is kept for each
-tensor, in the form of the parameters.
+(but for eps), so that they have a `rate` of their own; with a cap of 1 they are the usual ones. The others have none,
+and need a cap that says it. State is kept for each tensor, in the form of the parameters.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def accuracies(found: Sweep) -> Scores:
 
 
 def around(middle: float, reach: int, every: int = 1) -> list[float]:
-    """Rates half a decade apart, up to `reach` of these steps on both sides of the middle; every one, or every so many."""
+    """Rates half a decade apart, up to `reach` of them on both sides of the middle; of these, each `every`-th."""
     return [middle * 10.0 ** (i / 2) for i in range(-reach, reach + 1, every)]
 
 

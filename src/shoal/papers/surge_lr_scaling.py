@@ -22,8 +22,8 @@ Criteria, fixed before the run:
 
 "check": criterion 3 with half the batches and 512 samples, a coarse grid of 3 batch sizes, 32 to 1,024, one seed.
 "full": 4 batch sizes, 8 to 4,096, and two seeds. Rates were written down before any run; before a full one, and after a
-check, batch sizes were cut from six to four, drawn batches by half, and runs are given up after 4 times the steps of the
-best of their batch size, or after 8,000 / sqrt(B) (2,500 / sqrt(B) in a check). If Fashion-MNIST is not there, the
+check, batch sizes were cut from six to four, drawn batches by half, and runs are given up after 4 times the steps of
+the best of their batch size, or after 8,000 / sqrt(B) (2,500 / sqrt(B) in a check). If Fashion-MNIST is not there, the
 embedded digits stand in.
 
 Changed after a review: a batch size at which no rate arrives has no best rate, and what asks for it does not hold. Its
@@ -73,8 +73,8 @@ LIMITS = {
 }  # a run is given up after 8000 / sqrt(B), at least 300 steps
 PATIENCE = 4.0  # and after so many times the steps of the best so far
 NOTE = (
-    "one seed and rates half a decade apart are too few for the last four criteria, on the best rates of training: here "
-    "they say little for or against the claim; the full scale decides them."
+    "one seed and rates half a decade apart are too few for the last four criteria, on the best rates of training: "
+    "here they say little for or against the claim; the full scale decides them."
 )
 
 

@@ -58,8 +58,8 @@ RATES = {
 STEPS, BATCH = {"check": 60, "full": 120}, 64
 TRANSFER_SEEDS = {"check": (21,), "full": (21, 22)}
 NOTE = (
-    "60 steps of one seed and widths to 256 are too few for the last three criteria, on the transfer of rates: here they "
-    "say nothing for or against the claim; the full scale decides them."
+    "60 steps of one seed and widths to 256 are too few for the last three criteria, on the transfer of rates: here "
+    "they say nothing for or against the claim; the full scale decides them."
 )
 Losses = dict[int, dict[float, float]]
 
