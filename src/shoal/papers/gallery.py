@@ -12,7 +12,7 @@ from typing import Any
 
 from shoal.files import atomically
 from shoal.papers.catalogue import Publication, publications
-from shoal.papers.ledger import stored
+from shoal.papers.ledger import counted, stored
 from shoal.report.figures import PALETTE, blank, svg
 
 SCORE = re.compile(r"test (?P<metric>[^,]+), (?P<who>.+), seed \d+(?: \((?P<where>.+)\))?")
@@ -47,7 +47,7 @@ def write_gallery(out: str | Path) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("shoal.papers").joinpath("gallery.html").read_text(encoding="utf-8"))
     css = files("shoal.report").joinpath("style.css").read_text(encoding="utf-8")
-    html = template.render(css=css, entries=entries, counts=counts)
+    html = template.render(css=css, entries=entries, counts=counts, counted=counted)
     with atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
