@@ -7,12 +7,14 @@ matters little.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Shampoo": {"precondition_frequency": 10},
 }
 PERIODS = {"SOAP": 10, "Shampoo": 10}  # steps of which one is longer than the others: they are measured together
+PATIENCE = 240  # seconds for the first two steps
 BYTES_ADAMW = 7
 NAMED = {"AdamMini", "BAdam", "LOMO", "AdaLomo", "AdaHessian", "AdaFisher", "AdaFisherW"}
 """These need more than a list of tensors."""
@@ -148,6 +151,22 @@ def _compiled(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Some compile for as long as one lets them."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"no two steps within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def measure(shapes: Sequence[tuple[int, ...]], steps: int, repetitions: int, arms: dict[str, Make]) -> dict[str, Any]:
     """CPU seconds of a step for each arm, repetition by repetition, the fused step measured around each."""
 
@@ -176,12 +195,13 @@ def measure(shapes: Sequence[tuple[int, ...]], steps: int, repetitions: int, arm
     found: dict[str, Any] = {}
     for name, build in arms.items():
         try:
-            optimizer, ps = make(build)
-            began = time.perf_counter()
-            for _ in range(2):
-                gradients(ps)
-                optimizer.step()
-            first = time.perf_counter() - began
+            with limited(PATIENCE):
+                optimizer, ps = make(build)
+                began = time.perf_counter()
+                for _ in range(2):
+                    gradients(ps)
+                    optimizer.step()
+                first = time.perf_counter() - began
         except Exception as error:
             found[name] = {"error": f"{type(error).__name__}: {error}"[:200]}
             continue
