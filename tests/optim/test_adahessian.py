@@ -236,6 +236,25 @@ def test_a_gradient_scaler_takes_its_scale_off_where_curvature_is_given(wrap: An
         assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
 
 
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: Lookahead(o, k=2)])
+def test_a_refused_step_under_a_scaler_leaves_gradients_and_later_steps_as_they_were(wrap: Any) -> None:
+    ps, others = start(), start()
+    scaled, usual = wrap(AdaHessian(ps)), wrap(AdaHessian(others))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    given = {"curvature": [torch.full_like(p, 2.0) for p in ps]}
+    scaler.scale(loss_of(ps, 0)).backward()
+    before = [p.grad.clone() for p in ps if p.grad is not None]
+    with pytest.raises(ValueError, match="given: got curvature with NaN"):
+        scaler.step(scaled, given={"curvature": [torch.full_like(p, torch.nan) for p in ps]})
+    assert all(torch.equal(p.grad, g) for p, g in zip(ps, before, strict=True) if p.grad is not None)
+    scaler.step(scaled, given=given)
+    scaler.update()
+    loss_of(others, 0).backward()
+    usual.step(given=given)
+    assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
+    scaled.step(given=given)  # by hand, without a word of the scaler
+
+
 @pytest.mark.filterwarnings(QUIET)
 def test_gradients_that_a_closure_has_made_come_before_its_loss() -> None:
     """Two parts of a batch, clipped; the loss that is returned is the second one's."""

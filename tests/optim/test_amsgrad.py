@@ -185,3 +185,23 @@ def test_groups_with_and_without_eps_do_not_share_a_compiled_loop() -> None:
         return torch.cat([p.detach() for p in ps]).tolist()
 
     assert run(compiled=True) == pytest.approx(run(compiled=False), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [({}, 1), ({"weight_decay": 0.1}, 1), ({"sqrt_decay": True}, 0), ({"beta1_decay": 0.9}, 0), ({"eps": 0.0}, 0)],
+)
+def test_torchs_kernel_is_taken_where_it_is_the_same_rule(
+    settings: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a parameter that the kernel cannot take goes the same way without it."""
+    taken, kernel = [], torch._fused_adam_
+    monkeypatch.setattr(torch, "_fused_adam_", lambda *args, **kwargs: (taken.append(1), kernel(*args, **kwargs)))
+    whole, turned = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4, 3).T)
+    for p in (whole, turned):
+        optimizer = AMSGrad([p], lr=0.1, **settings)
+        for step in range(3):
+            p.grad = torch.linspace(-1.0, 2.0, 12).view(3, 4).sin() / (step + 1)
+            optimizer.step()
+    assert len(taken) == 3 * count
+    torch.testing.assert_close(whole, turned.contiguous(), rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ from torch import Tensor
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import above, at_least, flag
-from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.ops import clip_, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.first_rate import FromFirstRate, first_rate
@@ -69,7 +69,7 @@ class BoundedScaling(Transform):
         v = ema_square_(s.v, u, c.beta2, c.new2)
         if self.maximum:
             v = s.v_max.clamp_min_(v)
-        return v.sqrt().add_(c.eps).reciprocal_().mul_(c.rate).clamp_(c.lower, c.upper).mul_(m)
+        return clip_(v.sqrt().add_(c.eps).reciprocal_().mul_(c.rate), c.lower, c.upper).mul_(m)
 
 
 class AdaBound(FromFirstRate):

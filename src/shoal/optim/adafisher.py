@@ -173,7 +173,7 @@ class AdaFisher(Optimizer):
         if not any(p in own for layer in found for p in parameters(layer).values()):
             raise ValueError(
                 f"model: got {type(model).__name__}, whose layers have no parameter of this {type(self).__name__}; "
-                "the model of its parameters is allowed"
+                "the model of its parameters is allowed, once they are in a group"
             )
         self._attach(model)
 
@@ -263,7 +263,8 @@ class AdaFisher(Optimizer):
                 return
             why = (
                 f"{name} has seen none of its layers, though they have gradients: these must come from a forward pass "
-                "of the model that is watched, and not of a copy, in training (model.train()) and outside paused()"
+                "of the model that is watched, and not of a copy, in training (model.train()) and outside paused(); "
+                "beside gradients put there by hand, factors are `given`"
             )
         if not any(self.state[p].get("seen", 0.0) for p in self.state):
             raise RuntimeError(why)

@@ -18,7 +18,7 @@ from torch import Tensor
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import at_least
-from shoal.optim.core.ops import parts
+from shoal.optim.core.ops import divide_parts
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
 
@@ -44,7 +44,7 @@ class SumScaling(Quotient):
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
         """Add to the sum and return the step as a fraction."""
         root: Tensor = s.squares.addcmul_(u, u).sqrt()
-        return parts(u, root) if self.exact else (u, root.add_(c.eps))
+        return divide_parts(u, root) if self.exact else (u, root.add_(c.eps))
 
 
 class Adagrad(Optimizer):

@@ -6,6 +6,8 @@
 K. Everett, L. Xiao, M. Wortsman, A. A. Alemi, R. Novak, P. J. Liu, I. Gur, J. Sohl-Dickstein, L. P. Kaelbling, J. Lee,
 J. Pennington, "Scaling Exponents Across Parameterizations and Optimizers", arXiv:2407.05872 (2024).
 
+Gradients are finite here, and a root below the smallest normal number of the dtype (1e-38 in float32) counts as that.
+
 Choices: a = b = 1 and Adam's numbers are the default; a = 4 / pi makes a step lr long where |m^| = sqrt(v^). The decay
 is AdamW's. No step is longer than lr a pi / 2.
 """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shoal.optim.common import coupled
 from shoal.optim.core import Chain, Optimizer, Param, Quotient, Scalars, Slot, State
-from shoal.optim.core.ops import ema_, parts
+from shoal.optim.core.ops import divide_parts, ema_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power
 
@@ -43,7 +43,7 @@ class AdaMaxScaling(Quotient):
         m = ema_(s.m, u, c.new1)
         size = u.abs() if self.exact else u.abs().add_(c.eps)
         largest: Tensor = s.largest.mul_(c.beta2).clamp_min_(size)
-        return parts(m, largest) if self.exact else (m, largest)
+        return divide_parts(m, largest) if self.exact else (m, largest)
 
 
 class AdaMax(Optimizer):

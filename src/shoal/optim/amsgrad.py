@@ -27,7 +27,7 @@ from shoal.optim.adam import fused
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, flag
-from shoal.optim.core.ops import ema_, ema_square_, parts
+from shoal.optim.core.ops import divide_parts, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, exp, one_minus_power, power, sqrt
 from shoal.optim.core.stepping import Item
@@ -66,7 +66,7 @@ class AMSGradScaling(Quotient):
         """Update the moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v_max: Tensor = s.v_max.clamp_min_(ema_square_(s.v, u, c.beta2, c.new2))
-        return parts(m, v_max.sqrt()) if self.exact else (m, v_max.sqrt().add_(c.least))
+        return divide_parts(m, v_max.sqrt()) if self.exact else (m, v_max.sqrt().add_(c.least))
 
     def fused(self, items: Sequence[Item]) -> bool:
         """By torch's kernel, where the rule is torch's."""
@@ -98,7 +98,7 @@ class AdamNCScaling(Quotient):
         """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.kept2, c.new2)
-        return parts(m, v.sqrt()) if self.exact else (m, v.sqrt().add_(c.eps))
+        return divide_parts(m, v.sqrt()) if self.exact else (m, v.sqrt().add_(c.eps))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor
 from shoal.optim.core import Chain, Param, Rule
 from shoal.optim.core.arguments import above, whole
 from shoal.optim.core.plan import Memory
-from shoal.optim.core.scaler import unscaled
+from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.schedules import Schedule, power_decay
 from shoal.optim.wrapping import Wrapper
 
@@ -244,8 +244,8 @@ class TTUR(torch.optim.Optimizer):
                 graph at the same point.
             RuntimeError: a GradScaler steps a player that needs a graph.
         """
-        if not unscaled(self, given=False):
-            return None
+        with scale_taken_off(self, given=False):
+            pass  # nothing is given: a scaler is refused
         if generator is None and discriminator is None:
             if self.discriminator_steps > 1 or self.order != "simultaneous":
                 raise ValueError("generator, discriminator: got no losses; both are needed for more than one step each")

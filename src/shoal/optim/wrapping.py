@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.core.scaler import unscaled
+from shoal.optim.core.scaler import scale_taken_off
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -168,8 +168,10 @@ class Wrapper(torch.optim.Optimizer):
             RuntimeError: parameters hold the weights to evaluate: `train` was not called; or a GradScaler steps an
                 optimizer that needs a graph.
         """
-        if not unscaled(self, further.get("given") is not None):
-            return None
+        with scale_taken_off(self, further.get("given") is not None) as ready:
+            return self._step(closure, **further) if ready else None
+
+    def _step(self, closure: Callable[[], float] | None, **further: Any) -> float | None:
         layers = self.layers
         if any(layer.evaluating for layer in layers):
             raise RuntimeError("step: parameters hold the weights to evaluate; call train() before the next gradient")

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.optim.core.ops import over, plus_ratio, smaller
+from shoal.optim.core.ops import clip_, divide, divide_parts, over, plus_ratio, smaller
 from shoal.tensors.random import key, normal, uniform
 
 X, Y = (normal(key(8, name), (3, 50), dtype=torch.float64) for name in "xy")
 Z = uniform(key(8, "z"), (3, 50), dtype=torch.float64) + 0.5
 CASES: dict[str, Any] = {
     "over": (lambda x, y, z: over(x, z), X / Z, 2),
+    "clip_": (lambda x, y, z: clip_(x, -0.5, 0.7), X.clamp(-0.5, 0.7), 0),
     "smaller": (lambda x, y, z: smaller(x, y), torch.where(X < Y, X, Y), 0),
     "plus_ratio": (lambda x, y, z: plus_ratio(x, y, z, -0.3), X - 0.3 * Y / Z, 2),
 }
@@ -30,11 +31,25 @@ def test_the_result_takes_the_place_of_one_operand_and_leaves_the_others(name: s
     assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(operands, (X, Y, Z), strict=True)) if i != place)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CASES)
 def test_mapped_rows_are_those_of_one_by_one(name: str) -> None:
     operation, expected, _ = CASES[name]
     found: Tensor = torch.func.vmap(operation)(X.clone(), Y.clone(), Z.clone())
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("error")
+def test_bounds_of_each_peer_are_mapped_without_a_loop() -> None:
+    limits = torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64)
+    found: Tensor = torch.func.vmap(lambda x, limit: clip_(x, -limit, limit))(X.clone(), limits)
+    assert torch.equal(found, torch.minimum(torch.maximum(X, -limits[:, None]), limits[:, None]))
+
+
+def test_a_quotient_is_0_where_the_divisor_is() -> None:
+    x, y = torch.tensor([1.0, 0.0, -3.0, 5.0]), torch.tensor([2.0, 0.0, 0.0, -4.0])
+    numerator, denominator = divide_parts(x, y)
+    assert (numerator / denominator).tolist() == divide(x, y).tolist() == [0.5, 0.0, 0.0, -1.25]
 
 
 def test_a_ratio_may_have_a_weight_for_each_peer() -> None:

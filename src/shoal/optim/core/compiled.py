@@ -296,7 +296,7 @@ def _compile(text: str, made_for: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         code, made = Path(work) / "step.cpp", Path(work) / "step.so"
         code.write_text(text)
-        for more in (WIDE + VECTOR_MATHS, WIDE, ()):
+        for more in (WIDE + VECTOR_MATHS, VECTOR_MATHS, WIDE, ()):
             argv = [found, *FLAGS, "-o", str(made), str(code), *more]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if done.returncode == 0:

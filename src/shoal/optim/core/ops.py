@@ -75,8 +75,13 @@ def clip(x: Tensor, low: Number, high: Number) -> Tensor:
     return torch.clamp(x, low, high)
 
 
+def clip_(x: Tensor, low: Number, high: Number) -> Tensor:
+    """The same in x's place."""
+    return torch.clamp(x, low, high) if _mapped(x) else x.clamp_(low, high)
+
+
 def over(x: Tensor, y: Tensor) -> Tensor:
-    """x / y, which takes y's place: no third stretch of memory is touched."""
+    """x / y, which takes y's place: no third stretch of memory is touched. No gradient goes through."""
     return x / y if _mapped(y) or _mapped(x) else torch.div(x, y, out=y)
 
 
@@ -102,7 +107,7 @@ def divide(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == 0, 0.0, x / y)
 
 
-def parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as a fraction."""
+def divide_parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of `divide(x, y)`."""
     unseen = y == 0
     return torch.where(unseen, 0.0, x), torch.where(unseen, 1.0, y)

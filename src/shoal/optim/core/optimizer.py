@@ -17,7 +17,7 @@ from shoal.optim.core.arguments import Argument, check
 from shoal.optim.core.given import NOTHING, Given, Supplied, differentiated, graphs, told
 from shoal.optim.core.plan import Chain, Param, Plan
 from shoal.optim.core.rule import Rule
-from shoal.optim.core.scaler import unscaled
+from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.core.stepping import Item, not_fused, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
@@ -248,8 +248,12 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             ValueError: the loss is not one finite number, or `given` has a name that nothing asks for, or has not one
                 finite tensor of the right shape for each parameter.
         """
-        if not unscaled(self, given is not None):
-            return None
+        with scale_taken_off(self, given is not None) as ready:
+            return self._step(closure, loss, given) if ready else None
+
+    def _step(
+        self, closure: Callable[[], float | Tensor] | None, loss: float | Tensor | None, given: Given | None
+    ) -> float | Tensor | None:
         graphed = loss
         if closure is not None:
             earlier = graphs(self._parameters())

@@ -7,11 +7,18 @@ and `found_inf` among its attributes for the length of a step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import Tensor
 
 
-def unscaled(optimizer: torch.optim.Optimizer, given: bool) -> bool:
-    """Whether to take a step at all; if so, the scale has been taken off the gradients.
+@contextmanager
+def scale_taken_off(optimizer: torch.optim.Optimizer, given: bool) -> Iterator[bool]:
+    """A step without the scale on its gradients; yields whether it is to be taken at all.
+
+    If it is refused, gradients have their scale again, and the optimizer keeps nothing of the scaler's.
 
     Args:
         optimizer: a scaler may have left it the gradients.
@@ -22,17 +29,31 @@ def unscaled(optimizer: torch.optim.Optimizer, given: bool) -> bool:
     """
     told = vars(optimizer)
     if "grad_scale" not in told:
-        return True
-    if not given:
+        yield True
+        return
+    scale: Tensor | None = told["grad_scale"]
+    try:
+        if not given:
+            raise RuntimeError(
+                f"{type(optimizer).__name__} differentiates gradients a second time and cannot be stepped by a "
+                "GradScaler, whose scale stays in their graph; bfloat16 needs none, or GradScaler(enabled=False)"
+            )
+        if told["found_inf"]:
+            yield False
+            return
+        _multiply(optimizer, None if scale is None else scale.reciprocal())
+        try:
+            yield True
+        except BaseException:
+            _multiply(optimizer, scale)
+            raise
+    except BaseException:
         del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
-        raise RuntimeError(
-            f"{type(optimizer).__name__} differentiates gradients a second time and cannot be stepped by a GradScaler, "
-            "whose scale stays in their graph; bfloat16 needs none, or GradScaler(enabled=False)"
-        )
-    if bool(told["found_inf"]):
-        return False
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.grad is not None and told["grad_scale"] is not None:
-                p.grad.div_(told["grad_scale"].to(p.grad.device))
-    return True
+        raise
+
+
+def _multiply(optimizer: torch.optim.Optimizer, factor: Tensor | None) -> None:
+    gradients = (p.grad for group in optimizer.param_groups for p in group["params"])
+    for g in gradients:
+        if g is not None and factor is not None:
+            g.mul_(factor.to(g.device))

@@ -183,7 +183,7 @@ class Transform:
 class Quotient(Transform):
     """A transform whose update is a fraction; at the end of a chain the parameter takes it without writing it down.
 
-    If `derived` gives a number "times", the update is so many times the fraction.
+    If there is a number `times` (a setting, or of `derived`), the update is so many times the fraction.
     """
 
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
