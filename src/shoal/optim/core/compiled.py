@@ -41,7 +41,7 @@ WIDE = ("-mprefer-vector-width=512",)  # where there are such vectors (x86)
 VECTOR_MATHS = ("-DVECTOR_MATHS=1", "-lmvec")  # where the C library has such functions (glibc 2.35, x86)
 SHARE = 1 << 18  # entries that are worth another thread
 TYPES = {torch.float32: "f", torch.float64: "d"}
-STACK = 6  # frames between a warning and whoever called `step`, torch's own among them
+STACK = 7  # frames between a warning and whoever called `step`, torch's own among them
 Step = Callable[..., None]
 
 
