@@ -49,16 +49,16 @@ def test_what_cannot_be_is_one_line(shoal, tmp_path, words, message) -> None:
 
 SCRIPT = """
 import os, signal, sys
-from shoal.cli import diagnosing, main
+from shoal.cli import main, progress
 
-call = diagnosing._Lines.__call__
+call = progress.StageLines.__call__
 
-def signalling(self, state):
-    call(self, state)
-    if state.stage == "noise":
+def signalling(self, stage, *how_far):
+    call(self, stage, *how_far)
+    if stage == "noise":
         os.kill(os.getpid(), signal.SIGINT)
 
-diagnosing._Lines.__call__ = signalling
+progress.StageLines.__call__ = signalling
 main()
 """
 

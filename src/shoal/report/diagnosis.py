@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from shoal.files import atomically
+from shoal.report.page import write_page
 from shoal.report.sections import SECTIONS, Found, training
 from shoal.report.units import digits
 
@@ -26,10 +27,7 @@ def write_diagnosis(content: Found, folder: str | Path) -> Path:
     folder = Path(folder)
     with atomically(folder / JSON) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    html = _render(content)
-    with atomically(folder / PAGE) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return folder / PAGE
+    return write_page(folder / PAGE, "shoal.report/diagnosis.html", **_shown(content))
 
 
 def summary(content: Found) -> list[tuple[str, str]]:
@@ -39,25 +37,19 @@ def summary(content: Found) -> list[tuple[str, str]]:
     return [(section.title, section.sentence) for section in found] + left_out
 
 
-def _render(content: Found) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    here = files("shoal.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(here.joinpath("diagnosis.html").read_text(encoding="utf-8"))
+def _shown(content: Found) -> dict[str, Any]:
     about, found = content["subject"], content["found"]
-    drawn = [draw(found[name], content) for name, draw in SECTIONS.items() if name in found]
-    return template.render(
-        css=here.joinpath("style.css").read_text(encoding="utf-8"),
-        title=f"{about['optimizer']} on {about['task']}",
-        facts=_facts(content),
-        finished=content["finished"],
-        diverged=content["training"].get("diverged", False),
-        training=training(content),
-        sections=drawn,
-        skipped=content["skipped"],
-        version=content["shoal"],
-    )
+    return {
+        "kicker": "shoal diagnosis",
+        "title": f"{about['optimizer']} on {about['task']}",
+        "version": content["shoal"],
+        "finished": content["finished"],
+        "diverged": content["training"].get("diverged", False),
+        "training": training(content),
+        "sections": [draw(found[name], content) for name, draw in SECTIONS.items() if name in found],
+        "skipped": content["skipped"],
+        "facts": _facts(content),
+    }
 
 
 def _facts(content: Found) -> list[tuple[str, str]]:
