@@ -10,21 +10,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import shoal
 from shoal.diagnosis.measures import FED, MEASURES, Bench, Followed, NotApplicable
 from shoal.diagnosis.subject import Subject, subject
+from shoal.files import check_folder
 from shoal.instruments.stepping import Stepper
 from shoal.interrupt import deferred
 from shoal.learning import Task
 from shoal.names import suggestion
 from shoal.optim import Rule
 from shoal.report.diagnosis import write_diagnosis
+from shoal.report.sections import Section
 from shoal.tensors.random import integers, key
 
 FORMAT = 1
 LOOKS = 5  # times that a training is looked at
+GROWN = 0.5  # of the first loss: a training whose loss has grown by more does not go well
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Diagnosis:
     Attributes:
         subject: task, optimizer, learning rate, size of the model, data.
         settings: of the measurements.
-        training: steps, and the batch's loss at each; the steps that were looked at.
+        training: the batch's loss at each step; the steps that were looked at, and the loss there on the samples that
+            curvature is measured on; whether it ended in what is no number (diverged), or with a larger loss (grew).
         found: instrument -> what it measured.
         skipped: instrument -> why it has nothing to say here.
         finished: whether it came to its end.
@@ -107,7 +111,7 @@ def diagnose(
         tell: called with a `Progress` often.
 
     Raises:
-        ValueError: an argument is not allowed.
+        ValueError: an argument is not allowed, or `out` cannot be written to, which is found out at first.
         Interrupted: a KeyboardInterrupt that carries what there is so far, which is written as well.
 
     Example:
@@ -119,14 +123,20 @@ def diagnose(
         if value < least:
             raise ValueError(f"{name}: got {value}; at least {least} is allowed")
     chosen = _chosen(only)
+    if out is not None:
+        try:
+            check_folder(Path(out))
+        except OSError as error:
+            raise ValueError(f"out: cannot write {out}: {error.strerror}") from error
     tell(Progress("preparing", 0, 0))
     about = subject(task, model, optimizer, lr, steps, device)
     started = Diagnosis(_described(about), {"steps": steps, "batch": batch, "samples": samples, "seed": seed})
-    running = _Running(about, started, None if out is None else Path(out), tell)
+    running = _Running(started, None if out is None else Path(out), tell)
+    bench = Bench(about, steps, batch, samples, seed, running.moved)
     try:
         with deferred() as asked:
             running.asked = asked
-            running.go(chosen, steps, batch, samples, seed)
+            running.go(bench, chosen)
     except KeyboardInterrupt:
         raise Interrupted(running.diagnosis) from None
     finally:
@@ -137,20 +147,27 @@ def diagnose(
 class _Running:
     """A diagnosis under way."""
 
-    def __init__(self, about: Subject, started: Diagnosis, out: Path | None, tell: Tell) -> None:
+    def __init__(self, started: Diagnosis, out: Path | None, tell: Tell) -> None:
         self.diagnosis, self.asked = started, list[bool]()
-        self._about, self._out, self._tell = about, out, tell
+        self._out, self._tell = out, tell
+        self._written, self._drawn = started, dict[str, Section]()
 
-    def go(self, chosen: Sequence[str], steps: int, batch: int, samples: int, seed: int) -> None:
+    def go(self, bench: Bench, chosen: Sequence[str]) -> None:
         """Train, then measure."""
-        looks, followed = self._train(steps, batch, seed, followed="directions" in chosen)
-        bench = Bench(self._about, looks, followed, steps, batch, samples, seed, self._moved)
+        self._train(bench, followed="directions" in chosen)
+        self.write()
+        failed = self.diagnosis.training["diverged"] or self.diagnosis.training["grew"]
         for name in chosen:
             bench.stage = name
+            self.moved(name, 0, 0)
             try:
                 found = MEASURES[name](bench)
             except NotApplicable as why:
-                self.diagnosis = replace(self.diagnosis, skipped={**self.diagnosis.skipped, name: str(why)})
+                self._skip(name, str(why))
+            except ValueError as why:
+                if not failed:
+                    raise
+                self._skip(name, f"the training diverged, and then {why}")
             else:
                 self.diagnosis = replace(self.diagnosis, found={**self.diagnosis.found, name: found})
             if name != chosen[-1]:
@@ -158,15 +175,24 @@ class _Running:
         self.diagnosis = replace(self.diagnosis, finished=True)
 
     def write(self) -> None:
-        """Write what there is."""
-        if self._out is not None and self.diagnosis.training:
-            write_diagnosis(json.loads(self.diagnosis.to_json()), self._out)
+        """Write what there is, unless it is written; each section is drawn once."""
+        if self._out is None or self._written is self.diagnosis or not self.diagnosis.training:
+            return
+        write_diagnosis(json.loads(self.diagnosis.to_json()), self._out, self._drawn)
+        self._written = self.diagnosis
 
-    def _train(
-        self, steps: int, batch: int, seed: int, *, followed: bool
-    ) -> tuple[list[tuple[int, nn.Module]], Followed | None]:
-        """Copies of the model along the training, the first of before it; and where other rules would have gone."""
-        about, data = self._about, self._about.data
+    def moved(self, stage: str, done: int, total: int) -> None:
+        """Tell how far it is, and stop if that was asked for."""
+        self._tell(Progress(stage, done, total))
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _skip(self, name: str, why: str) -> None:
+        self.diagnosis = replace(self.diagnosis, skipped={**self.diagnosis.skipped, name: why})
+
+    def _train(self, bench: Bench, *, followed: bool) -> None:
+        """Keep copies of the model along the training, the first of before it, and where other rules would go."""
+        about, data, few, steps, seed = bench.about, bench.about.data, bench.few, bench.steps, bench.seed
         model = about.model(seed)
         others = Followed(about, model) if followed else None
 
@@ -176,29 +202,28 @@ class _Running:
 
         stepper = Stepper(model, about.task.loss, about.rule, key(seed, "optimizer"), watch)
         marks = sorted({round(i * steps / (LOOKS - 1)) for i in range(LOOKS)})
-        looks, losses = [], []
+        losses, looked = [], []
         for t in range(steps + 1):
             if t in marks:
-                looks.append((t, copy.deepcopy(stepper.module)))
+                bench.looks.append((t, copy.deepcopy(stepper.module)))
+                looked.append(bench.surface(stepper.module, few).value())
             if t == steps:
                 break
-            rows = data[integers(key(seed, "batch", t), len(data), batch).to(data.inputs.device)]
+            rows = data[integers(key(seed, "batch", t), len(data), bench.batch).to(data.inputs.device)]
             losses.append(float(stepper.step(rows.inputs, rows.targets)[0].mean()))
             if not (math.isfinite(losses[-1]) and stepper.finite):
                 break
-            self._moved("training", t + 1, steps)
+            self.moved("training", t + 1, steps)
+        bench.followed = others
         training = {
             "losses": losses,
-            "looks": [t for t, _ in looks],
+            "looks": [t for t, _ in bench.looks],
+            "looked": looked,
+            "samples": len(few),
             "diverged": len(losses) < steps or not stepper.finite,
+            "grew": not looked[-1] <= looked[0] + GROWN * abs(looked[0]),
         }
         self.diagnosis = replace(self.diagnosis, training=training)
-        return looks, others
-
-    def _moved(self, stage: str, done: int, total: int) -> None:
-        self._tell(Progress(stage, done, total))
-        if self.asked:
-            raise KeyboardInterrupt
 
 
 def _chosen(only: Sequence[str] | None) -> list[str]:

@@ -90,8 +90,7 @@ def _device(name: str) -> torch.device:
 
 
 def _task(text: str, model: str | None) -> Task:
-    name, _, rest = text.partition(":")
-    if "." in name and rest and "," not in rest and "=" not in rest:
+    if _is_own(text):
         if model is not None:
             raise ValueError(f"model: got {model!r}; {text} brings its own")
         return own(text)
@@ -99,6 +98,17 @@ def _task(text: str, model: str | None) -> Task:
         raise ValueError(f"task: got {found!r}; a task with one loss is allowed, and this one has two players")
     task: Task = build("task", text, **({"model": model} if model else {}))
     return task
+
+
+def _is_own(text: str) -> bool:
+    """Whether it is `module:function`, and no task's name with arguments."""
+    name, _, rest = text.partition(":")
+    paths = all(part.isidentifier() for whole in (name, rest) for part in whole.split("."))
+    try:
+        names.find("task", name)
+    except ValueError:
+        return paths
+    return False
 
 
 def own(path: str) -> Task:
@@ -121,7 +131,9 @@ def own(path: str) -> Task:
         for part in attribute.split("."):
             function = getattr(function, part)
     except Exception as error:
-        raise ValueError(f"task: cannot import {path}: {_line(error)}") from error
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == module and "." not in module
+        hint = names.suggestion(module, names.KINDS["task"]) if unknown else ""
+        raise ValueError(f"task: cannot import {path}: {_line(error)}{hint}") from error
     finally:
         sys.path[:] = before
     try:
@@ -194,10 +206,16 @@ def _try(ready: Subject) -> None:
     if not params:
         raise ValueError("model: got no trainable parameter; at least one that requires a gradient is needed")
     try:
-        for param in params:
-            ready.rule.plan(param)
+        given = ready.rule.given(params)
+        ready.rule.remembers(params)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(f"optimizer: {ready.optimizer}: {_line(error)}") from error
+    if given:
+        raise ValueError(
+            f"optimizer: got {ready.optimizer}, whose steps need more than gradients ({', '.join(given)}), which the "
+            "trainings here do not compute; optimizers of gradients and losses alone are allowed, such as adamw, whose "
+            "squared gradients take the place of the curvature"
+        )
 
 
 def _line(error: BaseException) -> str:
