@@ -212,12 +212,12 @@ class StageLines:
     """Plain lines, for logs and pipes: when a stage begins, every few seconds, and when it is done."""
 
     def __init__(self) -> None:
-        self._stage, self._last = "", time.monotonic()
+        self._stage, self._done, self._last = "", False, time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Print a line if it is time."""
-        now = time.monotonic()
-        if stage != self._stage or now - self._last >= SECONDS or (total and done == total):
-            self._stage, self._last = stage, now
+        now, ends = time.monotonic(), bool(total) and done == total
+        if stage != self._stage or now - self._last >= SECONDS or (ends and not self._done):
+            self._stage, self._done, self._last = stage, ends, now
             share = f": {done / total:.0%}" if total else ""
             print(f"{stage}{share}{detail and f', {detail}'}", file=sys.stderr)

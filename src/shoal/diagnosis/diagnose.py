@@ -21,7 +21,7 @@ from shoal.interrupt import deferred
 from shoal.learning import Task
 from shoal.names import suggestion
 from shoal.optim import Rule
-from shoal.report.diagnosis import write_diagnosis
+from shoal.report.diagnosis import write_diagnosis, write_numbers
 from shoal.report.sections import Section
 from shoal.tensors.random import integers, key
 
@@ -112,7 +112,8 @@ def diagnose(
 
     Raises:
         ValueError: an argument is not allowed, or `out` cannot be written to, which is found out at first.
-        Interrupted: a KeyboardInterrupt that carries what there is so far, which is written as well.
+        Interrupted: a KeyboardInterrupt that carries what there is so far; the numbers are written, and the page is
+            that of the instruments before.
 
     Example:
         >>> found = diagnose("digits", optimizer="adam", steps=20, samples=64, only=["noise"])
@@ -134,61 +135,61 @@ def diagnose(
     running = _Running(started, None if out is None else Path(out), tell)
     bench = Bench(about, steps, batch, samples, seed, running.moved)
     try:
-        with deferred() as asked:
-            running.asked = asked
-            running.go(bench, chosen)
+        running.go(bench, chosen)
     except KeyboardInterrupt:
+        running.write_numbers()
         raise Interrupted(running.diagnosis) from None
-    finally:
-        running.write()
     return running.diagnosis
 
 
 class _Running:
-    """A diagnosis under way."""
+    """A diagnosis under way. While it computes, Ctrl-C waits for the end of a step; while it writes, for nothing."""
 
     def __init__(self, started: Diagnosis, out: Path | None, tell: Tell) -> None:
-        self.diagnosis, self.asked = started, list[bool]()
-        self._out, self._tell = out, tell
-        self._written, self._drawn = started, dict[str, Section]()
+        self.diagnosis = started
+        self._asked, self._out, self._tell, self._drawn = list[bool](), out, tell, dict[str, Section]()
 
     def go(self, bench: Bench, chosen: Sequence[str]) -> None:
         """Train, then measure."""
-        self._train(bench, followed="directions" in chosen)
+        with deferred() as self._asked:
+            self._train(bench, followed="directions" in chosen)
         self.write()
-        failed = self.diagnosis.training["diverged"] or self.diagnosis.training["grew"]
         for name in chosen:
-            bench.stage = name
-            self.moved(name, 0, 0)
-            try:
-                found = MEASURES[name](bench)
-            except NotApplicable as why:
-                self._skip(name, str(why))
-            except ValueError as why:
-                if not failed:
-                    raise
-                self._skip(name, f"the training diverged, and then {why}")
-            else:
-                self.diagnosis = replace(self.diagnosis, found={**self.diagnosis.found, name: found})
-            if name != chosen[-1]:
-                self.write()
-        self.diagnosis = replace(self.diagnosis, finished=True)
-
-    def write(self) -> None:
-        """Write what there is, unless it is written; each section is drawn once."""
-        if self._out is None or self._written is self.diagnosis or not self.diagnosis.training:
-            return
-        write_diagnosis(json.loads(self.diagnosis.to_json()), self._out, self._drawn)
-        self._written = self.diagnosis
+            with deferred() as self._asked:
+                self._measure(bench, name)
+            self.diagnosis = replace(self.diagnosis, finished=name == chosen[-1])
+            self.write()
 
     def moved(self, stage: str, done: int, total: int) -> None:
         """Tell how far it is, and stop if that was asked for."""
         self._tell(Progress(stage, done, total))
-        if self.asked:
+        if self._asked:
             raise KeyboardInterrupt
 
-    def _skip(self, name: str, why: str) -> None:
-        self.diagnosis = replace(self.diagnosis, skipped={**self.diagnosis.skipped, name: why})
+    def write(self) -> None:
+        """Write what there is; each section is drawn once."""
+        if self._out is not None:
+            write_diagnosis(json.loads(self.diagnosis.to_json()), self._out, self._drawn)
+
+    def write_numbers(self) -> None:
+        """Write what there is, without drawing; the page stays as it is."""
+        if self._out is not None and self.diagnosis.training:
+            write_numbers(json.loads(self.diagnosis.to_json()), self._out)
+
+    def _measure(self, bench: Bench, name: str) -> None:
+        """Apply an instrument."""
+        bench.stage, training, skipped = name, self.diagnosis.training, dict(self.diagnosis.skipped)
+        try:
+            found = MEASURES[name](bench)
+        except NotApplicable as why:
+            skipped[name] = str(why)
+        except ValueError as why:
+            if not (training["diverged"] or training["grew"]):
+                raise
+            skipped[name] = f"the training diverged ({why})"
+        else:
+            self.diagnosis = replace(self.diagnosis, found={**self.diagnosis.found, name: found})
+        self.diagnosis = replace(self.diagnosis, skipped=skipped)
 
     def _train(self, bench: Bench, *, followed: bool) -> None:
         """Keep copies of the model along the training, the first of before it, and where other rules would go."""

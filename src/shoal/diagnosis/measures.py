@@ -171,6 +171,7 @@ def directions(bench: Bench) -> dict[str, Any]:
         step = direction.best_step
         tried = 0.0 < step < math.inf and direction.length > 0.0
         found[name] = {
+            "length": direction.length,
             "sharpness": direction.sharpness,
             "slope": direction.slope,
             "step": step,

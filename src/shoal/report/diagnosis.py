@@ -26,9 +26,14 @@ def write_diagnosis(content: Found, folder: str | Path, drawn: dict[str, Section
         The page.
     """
     folder = Path(folder)
+    write_numbers(content, folder)
+    return write_page(folder / PAGE, "shoal.report/diagnosis.html", **_shown(content, {} if drawn is None else drawn))
+
+
+def write_numbers(content: Found, folder: Path) -> None:
+    """Write `diagnosis.json` alone, whole or not at all."""
     with atomically(folder / JSON) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return write_page(folder / PAGE, "shoal.report/diagnosis.html", **_shown(content, {} if drawn is None else drawn))
 
 
 def summary(content: Found) -> list[tuple[str, str]]:
@@ -42,8 +47,7 @@ def summary(content: Found) -> list[tuple[str, str]]:
 def _shown(content: Found, drawn: dict[str, Section]) -> dict[str, Any]:
     about, found, trained = content["subject"], content["found"], content["training"]
     drawn.setdefault("training", training(content))
-    for name in found:
-        drawn.setdefault(name, SECTIONS[name](found[name], content))
+    drawn |= {name: SECTIONS[name](found[name], content) for name in found if name not in drawn}
     return {
         "kicker": "shoal diagnosis",
         "title": f"{about['optimizer']} on {about['task']}",

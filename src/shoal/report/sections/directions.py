@@ -13,7 +13,8 @@ from shoal.report.units import MISSING, digits
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNKNOWN, UP, DOWN, TOO_MUCH = "not finite", "the loss rises at first", "the loss bends down", "more than the whole loss"
+STILL, UNKNOWN, UP = "no step at all", "not finite", "the loss rises at first"
+DOWN, TOO_MUCH = "the loss bends down", "more than the whole loss"
 
 
 def trouble(direction: Found, loss: float | None) -> str:
@@ -26,6 +27,8 @@ def trouble(direction: Found, loss: float | None) -> str:
     slope, curvature, decrease = direction["slope"], direction["sharpness"], direction["decrease"]
     if slope is None or curvature is None:
         return UNKNOWN
+    if direction["length"] == 0.0:
+        return STILL
     if slope >= 0.0:
         return UP
     if curvature <= 0.0:
@@ -55,6 +58,7 @@ def directions(found: Found, content: Found) -> Section:
         wide=True,
         heads=("update of", "directional sharpness", "slope", "best length", "best decrease", "measured", "the model"),
         rows=rows,
+        words=(0, 6),
         note="At the last step, of updates of length 1: all were fed the gradients of "
         f"{'the last ' if steps < len(content['training']['losses']) else 'all '}{steps} steps of this training. Best "
         "length and decrease are those of the quadratic model of the loss; measured: by how much the loss really falls "
@@ -63,9 +67,9 @@ def directions(found: Found, content: Found) -> Section:
 
 
 def _sentence(updates: Found, loss: float | None, why: Found) -> str:
-    curved = {name: abs(update["sharpness"]) for name, update in updates.items() if update["sharpness"] is not None}
+    curved = {name: abs(update["sharpness"]) for name, update in updates.items() if why[name] not in (UNKNOWN, STILL)}
     if not curved:
-        return "The curvature along the updates is not finite."
+        return "The curvature along the updates is not finite, or they are 0."
     sentence = f"The loss is flattest along the update of {min(curved, key=lambda name: curved[name])}"
     known = {name: updates[name]["decrease"] for name in updates if not why[name]}
     if known:
@@ -80,6 +84,7 @@ def _sentence(updates: Found, loss: float | None, why: Found) -> str:
         TOO_MUCH: f"it would lower the loss by more than all its {digits(loss)}",
         UP: "the loss rises at first",
         UNKNOWN: "numbers are not finite",
+        STILL: "they are 0",
     }
     for trouble, word in words.items():
         names = [name for name in updates if why[name] == trouble]
@@ -97,7 +102,7 @@ def _pictures(updates: Found, why: Found) -> Pictures:
         left = figure.add_subplot(1, 2, 1)
         right = figure.add_subplot(1, 2, 2, sharey=left)
         _bars(left, names, sharp, "directional sharpness")
-        _bars(right, names, fall, "best decrease of the loss by one step, where the quadratic model may hold")
+        _bars(right, names, fall, "best decrease of the loss by one step")
         left.set_yticks(range(len(names)), names)
         left.set_ylim(len(names) - 0.4, -0.6)
         right.tick_params(labelleft=False)
@@ -119,4 +124,6 @@ def _bars(axes: Axes, names: list[str], found: list[float | None], title: str) -
     if not len(known) or not known.any():
         axes.set_xlim(0.0, 1.0)
         axes.set_xticks([])
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=6)
     axes.set_title(title, loc="left")

@@ -90,7 +90,7 @@ def _along(found: Found, names: Sequence[str]) -> str:
             table = np.array([numbers(row) for row in found["losses"][name]])
             for k, shade in enumerate(shades):
                 axes.plot(found["steps"], table[:, k], color=shade, linewidth=1.3)
-            finish(axes, name, "step", logarithmic=True)
+            finish(axes, name.partition(":")[0], "step", logarithmic=True)
             if i:
                 axes.tick_params(labelleft=False)
         return svg(figure, "training loss by class frequency along the training")

@@ -43,10 +43,10 @@ def noise(found: Found, content: Found) -> Section:
         _sentence(found),
         lambda: _pictures(found, batch),
         [Key(word, PENS[kind]) for kind, word in KINDS],
-        True,
-        heads,
-        rows,
-        note,
+        wide=True,
+        heads=heads,
+        rows=rows,
+        note=note,
     )
 
 

@@ -14,7 +14,8 @@ from shoal.report.units import digits
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GROUPS = {"up": ("loss rose most", PALETTE[1]), "down": ("loss fell most", PALETTE[0])}
+GROUPS = {"up": PALETTE[1], "down": PALETTE[0]}
+WORDS = {("up", 1): "rose most", ("up", -1): "fell least", ("down", -1): "fell most", ("down", 1): "rose least"}
 COLUMNS = 8  # of thumbnails: fewer samples are not drawn larger
 SHOWN = 40  # tokens of a text
 
@@ -24,11 +25,12 @@ def opposing(found: Found, content: Found) -> Section:
     at = f"at step {found['step'] + 1}"
     legend = [Key("mean of all samples", Pen.of(6))]
     legend += [
-        Key(f"mean of the {found['count']} whose {word} {at}", Pen(color, ())) for word, color in GROUPS.values()
+        Key(f"mean of the {found['count']} whose loss {_word(found, which)} {at}", Pen(color, ()))
+        for which, color in GROUPS.items()
     ]
     rows = [
-        (word, label(target, found["vocabulary"]), digits(before), digits(after))
-        for which, (word, _) in GROUPS.items()
+        (f"loss {_word(found, which)}", label(target, found["vocabulary"]), digits(before), digits(after))
+        for which in GROUPS
         for target, before, after in zip(*(found[which][part] for part in ("targets", "before", "after")), strict=True)
     ]
     return Section(
@@ -39,7 +41,14 @@ def opposing(found: Found, content: Found) -> Section:
         wide=True,
         heads=("group", "target", "loss before", "loss after"),
         rows=[] if _side(found) else rows,
+        words=(0, 1),
     )
+
+
+def _word(found: Found, which: str) -> str:
+    """What the loss of a group did in the step, beside that of the others."""
+    losses, step = found[which]["losses"], found["step"]
+    return WORDS[which, 1 if (losses[step + 1] or 0.0) > (losses[step] or 0.0) else -1]
 
 
 def _sentence(found: Found) -> str:
@@ -89,8 +98,8 @@ def _pictures(found: Found) -> Pictures:
     ]
     if _side(found):
         caption = (
-            "Above samples whose loss rose most at that step, below those whose loss fell most; with each its class, "
-            "and its loss before and after."
+            f"Above samples whose loss {_word(found, 'up')} at that step, below those whose loss "
+            f"{_word(found, 'down')}; with each its class, and its loss before and after."
         )
         pictures.append((caption, _thumbnails(found)))
     return pictures
@@ -101,7 +110,7 @@ def _curves(found: Found) -> str:
     with blank(10.0, 3.0) as figure:
         left, middle, right = (figure.add_subplot(1, 3, i + 1) for i in range(3))
         left.plot(steps, numbers(found["losses"]), color=PALETTE[6], linewidth=1.5)
-        for which, (_, color) in GROUPS.items():
+        for which, color in GROUPS.items():
             left.plot(steps, numbers(found[which]["losses"]), color=color, linewidth=1.3)
             middle.plot(steps, numbers(found[which]["outputs"]), color=color, linewidth=1.3)
         right.plot(values["steps"], numbers(values["values"]), color=PALETTE[2], marker="o", markersize=3)

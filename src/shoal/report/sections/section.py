@@ -37,6 +37,7 @@ class Section:
         legend: lines of all its pictures.
         wide: whether pictures are below each other.
         heads, rows: a table.
+        words: its columns that hold words; the others hold numbers.
         note: how it was measured.
     """
 
@@ -47,6 +48,7 @@ class Section:
     wide: bool = False
     heads: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    words: Sequence[int] = (0,)
     note: str = ""
 
     @cached_property

@@ -32,7 +32,12 @@ def _sentence(found: Found) -> str:
             f"The training does not converge: the loss grew from {first} to {last} in {steps} steps, {where}. What is "
             "said below is of a model that gets worse."
         )
-    return f"The loss went from {first} to {last} in {steps} steps, {where}."
+    fell = found["looked"][-1] < found["looked"][0]
+    sentence = (
+        f"The loss {'went' if fell else 'did not fall: it went'} from {first} to {last} in {steps} steps, {where}."
+    )
+    top = max(found["losses"])
+    return sentence if top <= 2.0 * found["looked"][0] else f"{sentence} On the way it was as high as {digits(top)}."
 
 
 def _pictures(found: Found) -> Pictures:
