@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from shoal import names
 from shoal.learning import Task
 from shoal.learning.data import Data, Dataset
+from shoal.learning.task import check_players
 from shoal.optim import Param, Rule
 from shoal.simulation.given import build
 
-GAMES = ("game", "gan")
 OWN = "a Task, or a triple (model, data, loss),"
 
 
@@ -70,12 +70,15 @@ def subject(
     found = task if isinstance(task, Task) else _task(task, model)
     if isinstance(task, Task) and model is not None:
         raise ValueError(f"model: got {model!r}; a Task brings its own")
+    if found.players is not None:
+        raise ValueError(f"task: got {found.name!r}; a task with one loss is allowed, and this one has two players")
     found = replace(found, dataset=_moved(found.dataset, place))
     rule = optimizer if isinstance(optimizer, Rule) else _rule(optimizer, steps)
     if lr is not None:
         if not 0.0 < lr < float("inf"):
             raise ValueError(f"lr: got {lr}; a finite number above 0 is allowed")
         rule = replace(rule, lr=lr)
+    check_players(found, rule)
     ready = Subject(found, optimizer if isinstance(optimizer, str) else optimizer.name, rule, place)
     _try(ready)
     return ready
@@ -94,8 +97,6 @@ def _task(text: str, model: str | None) -> Task:
         if model is not None:
             raise ValueError(f"model: got {model!r}; {text} brings its own")
         return own(text)
-    if (found := names.parse("task", text).name) in GAMES:
-        raise ValueError(f"task: got {found!r}; a task with one loss is allowed, and this one has two players")
     task: Task = build("task", text, **({"model": model} if model else {}))
     return task
 
