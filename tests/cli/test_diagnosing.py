@@ -17,6 +17,7 @@ def test_a_diagnosis_prints_sentences_and_leaves_numbers_and_a_page(shoal, tmp_p
     outcome = shoal(*WORDS, "--only", "sharpness, noise", "--optimizer", "sgd:momentum=0.9")
     assert outcome.code == 0
     assert [line.split(":")[0] for line in outcome.out.splitlines()] == [
+        "Training",
         "Sharpness",
         "Gradient noise and batch size",
         "diagnosis",

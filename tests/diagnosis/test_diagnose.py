@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from shoal.diagnosis import MEASURES, Interrupted, diagnose
-from shoal.diagnosis.measures import stability
 from shoal.diagnosis.subject import own
 from shoal.instruments import Surface, sharpness
 from shoal.instruments_by_name import INSTRUMENTS
-from shoal.optim import SGD, Adam
+from shoal.optim import SGD
 from shoal.simulation.tasks import digits, quadratic
 from shoal.tensors.random import integers, key
 
@@ -39,7 +38,9 @@ def test_all_instruments_say_something_of_every_kind_of_model(task: str, model: 
     assert found.finished
     assert not found.skipped
     content = json.loads((tmp_path / "diagnosis.json").read_text())
-    assert content["found"]["frequencies"]["rates"]["yours: adam"] == 0.001
+    curves = content["found"]["frequencies"]
+    assert curves["own"] == 0.001
+    assert curves["rates"]["yours: adam"] in pytest.approx([0.001 / 10**0.5, 0.001, 0.001 * 10**0.5])
     page = (tmp_path / "report.html").read_text()
     assert all(
         title in page for title in ("Sharpness", "Along the updates", "Smoothness", "Gradient noise", "Opposing")
@@ -71,7 +72,7 @@ def test_training_and_sharpness_are_those_of_the_plain_loop() -> None:
     value = sharpness(Surface(model, task.loss, data.inputs, data.targets))
     measured = found.found["sharpness"]
     assert measured["steps"] == [0, 1, 2, 3, 4]
-    assert measured["stability"] == 4.0
+    assert measured["stability"] == {"edge": 4.0, "formula": "2 / lr"}
     # Both looked at all of a curvature that barely differs between all samples and the 2,048 it is measured on.
     assert measured["eigenvalues"][-1] == pytest.approx(value, rel=0.02)
 
@@ -89,14 +90,6 @@ def test_the_noise_of_a_quadratic_is_known() -> None:
     assert found["looks"][-1]["sign"]["noise"] > 1e6
     slope = (torch.erf(math.sqrt(0.5) * g / rows.std(0)) * g).sum()
     assert found["looks"][-1]["sign"]["rates"][0] == pytest.approx(float(slope / a.sum()), rel=1e-4)
-
-
-def test_stability_is_told_of_gradient_descent_alone() -> None:
-    model = torch.nn.Linear(2, 2)
-    assert stability(SGD.rule(0.1), model) == 20.0
-    assert stability(SGD.rule(0.1, momentum=0.9), model) == pytest.approx(38.0)
-    assert stability(SGD.rule(0.1, momentum=0.9, nesterov=True), model) is None
-    assert stability(Adam.rule(0.1), model) is None
 
 
 def test_what_an_instrument_cannot_look_at_is_left_out_with_the_reason(tmp_path) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from shoal.optim import Momentum, Param, Rule
+from shoal.optim.adamw import RatedMomentum
 from shoal.optim.common import DecoupledDecay, WeightDecay
 
 
@@ -42,7 +43,10 @@ def stability(rule: Rule, model: nn.Module) -> Stability:
     (factor, *more) = {plan.factor for plan in plans}
     if others or more:
         return Stability(None, f"{rule.name} treats parameters differently")
-    before, momentum = (chain[:-1], chain[-1]) if chain and isinstance(chain[-1], Momentum) else (chain, Momentum(0.0))
+    before, momentum = chain, Momentum(0.0)
+    if chain and isinstance(last := chain[-1], Momentum | RatedMomentum):
+        before = chain[:-1]
+        momentum = last if isinstance(last, Momentum) else Momentum(last.mu, last.nesterov)  # the rate is constant
     decays = [link for link in before if isinstance(link, WeightDecay | DecoupledDecay)]
     if len(before) > len(decays) or len(before) > 1 or momentum.dampening >= 1.0:
         return Stability(None, f"the steps of {rule.name} are not in proportion to gradients")
