@@ -107,11 +107,14 @@ def test_optimizers_whose_model_does_not_hold_stay_in_the_table_and_are_not_the_
         "Along the updates of Adam the quadratic model does not hold: it would lower the loss by more than all its "
         "2.23." in section.sentence
     )
-    assert "Along the updates of Lion the quadratic model does not hold: the loss bends down" in section.sentence
+    assert (
+        "Along the updates of Lion the quadratic model does not hold: the loss does not bend up (negative curvature"
+        in section.sentence
+    )
     rows = {row[0]: row[1:] for row in section.rows}
     assert list(rows) == list(updates)
     assert rows["Adam"][-1] == "no: more than the whole loss"
-    assert rows["Lion"][2:] == ["–", "–", "–", "no: the loss bends down"]
+    assert rows["Lion"][2:] == ["–", "–", "–", "no: the loss does not bend up"]
     picture = section.pictures[0][1]
     assert TOO_MUCH in picture
     assert DOWN in picture

@@ -95,7 +95,7 @@ def diagnose(
     """Train for a while, and apply the instruments.
 
     Args:
-        task: a name as of `shoal run`, `package.module:function` for one's own (see `subject.own`), or a `Task`.
+        task: a name as of `shoal run`, `module:function` for one's own (see `subject.own`), or a `Task`.
         model: a name; None: the task's own.
         optimizer: a name as of `shoal run`, or a `Rule`.
         lr: instead of the optimizer's own learning rate.

@@ -56,7 +56,7 @@ def subject(
     """Put together what is diagnosed.
 
     Args:
-        task: a name as of `shoal run`, a path `package.module:function`, or a `Task`.
+        task: a name as of `shoal run`, a path `module:function`, or a `Task`.
         model: a name; None: the task's own.
         optimizer: a name as of `shoal run`, or a `Rule`.
         lr: instead of the optimizer's own learning rate.
@@ -119,7 +119,7 @@ def own(path: str) -> Task:
     targets); `loss(output, target) -> [B]`. Modules in the working directory are found.
 
     Args:
-        path: `package.module:function`.
+        path: `module:function`, or `package.module:function`.
 
     Raises:
         ValueError: it cannot be imported or called, or returns something else.

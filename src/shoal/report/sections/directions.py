@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STILL, UNKNOWN, UP = "no step at all", "not finite", "the loss rises at first"
-DOWN, TOO_MUCH = "the loss bends down", "more than the whole loss"
+DOWN, TOO_MUCH = "the loss does not bend up", "more than the whole loss"
 
 
 def trouble(direction: Found, loss: float | None) -> str:
@@ -56,7 +56,15 @@ def directions(found: Found, content: Found) -> Section:
         _sentence(updates, loss, why),
         lambda: _pictures(updates, why),
         wide=True,
-        heads=("update of", "directional sharpness", "slope", "best length", "best decrease", "measured", "the model"),
+        heads=(
+            "update of",
+            "directional sharpness",
+            "slope",
+            "best length",
+            "best decrease",
+            "measured",
+            "quadratic model",
+        ),
         rows=rows,
         words=(0, 6),
         note="At the last step, of updates of length 1: all were fed the gradients of "
@@ -80,7 +88,7 @@ def _sentence(updates: Found, loss: float | None, why: Found) -> str:
         )
     sentences = [f"{sentence}."]
     words = {
-        DOWN: "the loss bends down (negative curvature)",
+        DOWN: "the loss does not bend up (negative curvature, or none)",
         TOO_MUCH: f"it would lower the loss by more than all its {digits(loss)}",
         UP: "the loss rises at first",
         UNKNOWN: "numbers are not finite",

@@ -116,12 +116,12 @@ def _curves(found: Found) -> str:
         right.plot(values["steps"], numbers(values["values"]), color=PALETTE[2], marker="o", markersize=3)
         if edge is not None:
             right.axhline(edge, color=PALETTE[2], linewidth=1.0, linestyle=(0, (5, 2)))
-        for axes in (left, middle, right):
-            axes.axvline(found["step"] + 1, color=PALETTE[6], linewidth=0.8, linestyle=(0, (1, 2)))
         finish(left, "loss", "step", logarithmic=True)
         finish(middle, found["output"], "step")
         title = "largest eigenvalue" + (" (dashed: edge of stability)" if edge is not None else "")
         finish(right, title, "step", logarithmic=True)
+        for axes in (left, middle, right):
+            axes.axvline(found["step"] + 1, color=PALETTE[6], linewidth=0.8, linestyle=(0, (1, 2)))
         return svg(figure, "losses and outputs of the two groups, and the largest eigenvalue")
 
 

@@ -77,7 +77,7 @@ def ramp(count: int) -> list[Any]:
 
 
 def finish(axes: Axes, title: str, x_label: str, *, logarithmic: bool = False) -> None:
-    """Title and labels; a logarithmic value axis where values above 0 span more than a factor of 20."""
+    """Title and labels; a logarithmic axis where the values drawn are above 0 and span more than a factor of 20."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     if logarithmic and len(values) and values.min() > 0 and values.max() > 20 * values.min():

@@ -47,9 +47,9 @@ def _pictures(found: Found) -> Pictures:
         axes.plot(np.arange(1, len(losses) + 1), losses, color=PALETTE[0], linewidth=1.0, alpha=0.35)
         if len(losses) >= 10:
             axes.plot(*_smooth(losses), color=PALETTE[0], linewidth=1.7)
+        finish(axes, "training loss of the batch", "step", logarithmic=True)
         for step in found["looks"]:
             axes.axvline(step, color=PALETTE[6], linewidth=0.8, linestyle=(0, (2, 2)))
-        finish(axes, "training loss of the batch", "step", logarithmic=found["grew"])
         return [("", svg(figure, "training loss of each batch"))]
 
 
