@@ -13,7 +13,7 @@ from benchmarks.rivals.common import finish, tick
 from shoal.engine.compute import Job
 from shoal.learning import Shard, Trainer
 from shoal.learning.batches import epochs, stream
-from shoal.learning.kernels import TrainInputs
+from shoal.learning.requests import TrainInputs
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import key
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from shoal import optim
-from shoal.optim.core import Optimizer, Param
+from shoal.optim.core import Optimizer
 from shoal.optim.core.plan import Plan
 from shoal.optim.core.recording import source
 
@@ -78,7 +78,8 @@ def _classes() -> list[type[Optimizer]]:
 
 
 def _plan(cls: type[Optimizer]) -> Plan:
-    return cls.rule(**_needed(cls)).plan(Param("weight", (64, 64)))
+    [plan] = cls([nn.Parameter(torch.zeros(64, 64))], **_needed(cls))._all_plans()
+    return plan
 
 
 def _element_wise(cls: type[Optimizer]) -> bool:

@@ -35,5 +35,5 @@ def test_what_cannot_be_is_said_in_a_line(shoal: Any) -> None:
     assert shoal("nowcast", "about", "none").complaint == "path: there is no file none"
     assert shoal("nowcast", "record", "--families", "x").complaint.startswith("families: got x; allowed are digits-mlp")
     assert shoal("run", "gossip", "--optimizer", "nino+adam").complaint.startswith(
-        "optimizer: nino+adam: NiNo forecasts whole models"
+        "optimizer: nino+adam: rule: got adam for nino, which forecasts whole models"
     )

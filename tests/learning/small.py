@@ -16,8 +16,8 @@ from shoal.learning.batches import batches
 from shoal.learning.batches import epochs as epochs
 from shoal.learning.batches import stream as stream
 from shoal.learning.data import Data, Dataset
-from shoal.learning.kernels import GradientInputs, TrainInputs
 from shoal.learning.models import logistic, mlp, transformer
+from shoal.learning.requests import GradientInputs, TrainInputs
 from shoal.optim import Rule
 from shoal.tensors.random import key, normal
 

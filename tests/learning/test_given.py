@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from shoal.engine import PeerFailed
 from shoal.engine.compute import Job
 from shoal.learning import Task, Trainer
+from shoal.learning.batched import BatchedTraining
 from shoal.learning.batches import batches, stream
 from shoal.learning.given import Supply
-from shoal.learning.kernels import BatchedTraining, SingleTraining, TrainInputs
 from shoal.learning.objective import Supervised
+from shoal.learning.one_by_one import SingleTraining
+from shoal.learning.requests import TrainInputs
 from shoal.optim import SANIA, AdaFisher, AdaHessian, Optimizer, Rule, Transform, second_derivatives
 from shoal.simulation import simulate
 from shoal.tensors.layout import load_into
@@ -146,3 +148,22 @@ def test_what_nobody_supplies_is_refused() -> None:
     problem = trainer.path(Supervised(task.loss), small.shards(task.dataset.train, [9])[0])[1]
     with pytest.raises(ValueError, match="optimizer: odd asks for moon, which nobody supplies"):
         Supply(problem, Rule("odd", 0.1, (Odd(),)))
+
+
+def test_factors_of_a_model_without_layers_are_refused() -> None:
+    """Which would be steps of momentum alone."""
+
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 9))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight.T
+
+    task = small.of_module(Bare, small.classification())
+    trainer = Trainer(task, AdaFisher.rule(), batch=5)
+    with pytest.raises(
+        ValueError, match="optimizer: adafisher asks for layers' factors, which Bare has none of; a model"
+    ):
+        trainer.training(small.shards(task.dataset.train, [9])[0], 5, None, ())

@@ -14,7 +14,7 @@ from torch import nn
 
 from shoal.engine.compute import Job, Kernel, Pool
 from shoal.learning import Learner, Trainer
-from shoal.learning.kernels import GradientInputs, TrainInputs
+from shoal.learning.requests import GradientInputs, TrainInputs
 from shoal.optim import SGD, Adam, AdamW, Rule
 from shoal.optim.coordinate_clip import coordinate_clip
 from shoal.optim.rotated import rotated

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from shoal.learning import Learner, Net, Trainer
-from shoal.learning.kernels import GradientInputs
 from shoal.learning.keyed import KeyedRandomness
+from shoal.learning.requests import GradientInputs
 from shoal.optim import SGD
 
 from . import small

@@ -473,7 +473,7 @@ def test_a_reset_optimizer_forgets_its_moments_and_its_count() -> None:
 
 
 def test_evaluation_is_the_mean_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.learning.kernels.Evaluation.SAMPLES", 7)
+    monkeypatch.setattr("shoal.learning.one_by_one.Evaluation.SAMPLES", 7)
     task = small.task("odd mlp", torch.float64)
     data = task.dataset.train
     seen: list[dict[str, float]] = []

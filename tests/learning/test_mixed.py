@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from shoal.learning import Trainer
-from shoal.learning.kernels import TrainInputs
 from shoal.learning.mixed import MixedTraining, RuledInputs
 from shoal.learning.objective import Supervised
+from shoal.learning.requests import TrainInputs
 from shoal.optim import LAMB, SGD, Adam, MicroAdam, Rule
 
 from . import small

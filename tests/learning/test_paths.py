@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.learning import Learner, Shard, Trainer
-from shoal.learning.kernels import TrainInputs
 from shoal.learning.objective import Supervised
+from shoal.learning.requests import TrainInputs
 from shoal.learning.trainer import Path
 from shoal.optim import SGD, Adam, AdamW, Rule
 from shoal.tensors.layout import flatten_module

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from shoal.learning import Trainer
-from shoal.learning.kernels import TrainInputs
+from shoal.learning.requests import TrainInputs
 from shoal.optim import SGD, Adam, AdamW, Rule
 from shoal.optim.large_batch import LAMB
 from shoal.tensors.layout import flatten_module

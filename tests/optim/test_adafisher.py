@@ -340,3 +340,103 @@ def test_low_precision_has_wide_factors() -> None:
     p = model[0].weight  # type: ignore[index]
     assert {name: optimizer.state[p][name].dtype for name in ("m", "H", "S")} == dict.fromkeys("mHS", torch.float32)
     assert bool(torch.isfinite(p).all())
+
+
+# -- what is never seen -----------------------------------------------------------------------------------------------
+
+
+class Parted(nn.Module):
+    """A parameter of no layer, and two layers of which any may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5))
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, use: str = "first second") -> Tensor:
+        """Only the layers that are named."""
+        for name in use.split():
+            x = getattr(self, name)(x)
+        return x * self.scale[: x.shape[-1]]
+
+
+@pytest.mark.parametrize("cls", [AdaFisher, AdaFisherW])
+def test_a_model_that_can_give_no_factors_is_refused(cls: Any) -> None:
+    model, other = mlp(), mlp()
+    table = nn.Embedding(3, 2)
+    with pytest.raises(
+        ValueError, match=r"^model: got Embedding, whose layers give no factors; one with Linear, Conv1d"
+    ):
+        cls(table)
+    optimizer = cls(model.parameters())
+    for attempt, message in (
+        (table, "got Embedding, whose layers give no factors"),
+        (other, f"got Sequential, whose layers have no parameter of this {cls.__name__}"),
+        (None, "got NoneType; a torch.nn.Module is allowed"),
+    ):
+        with pytest.raises(ValueError, match=f"^model: {message}"):
+            optimizer.watch(attempt)
+    assert not optimizer.watched
+    assert hooks(other) == 0
+    both = nn.ModuleList([table, other])
+    with pytest.raises(ValueError, match="whose layers have no parameter of this"):
+        cls(table.parameters()).watch(both)
+    with pytest.raises(ValueError, match=r"^params: got NoneType; parameters, .* allowed"):
+        cls(None)
+
+
+def in_evaluation(model: nn.Module, optimizer: Any) -> Tensor:
+    model.eval()
+    return loss_of(model, 0)
+
+
+def by_a_copy(model: nn.Module, optimizer: Any) -> Tensor:
+    values = dict(model.named_parameters())
+    return torch.func.functional_call(copy.deepcopy(model), values, (draw(7, 5),)).square().mean()  # type: ignore[no-any-return]
+
+
+def paused(model: nn.Module, optimizer: Any) -> Tensor:
+    with optimizer.paused():
+        return loss_of(model, 0)
+
+
+@pytest.mark.parametrize("loss", [in_evaluation, by_a_copy, paused])
+def test_a_step_that_wants_factors_and_has_never_seen_a_layer_is_refused(loss: Callable[..., Tensor]) -> None:
+    model = mlp()
+    optimizer = AdaFisher(model, lr=0.01, t_cov=2)
+    before = vector(model)
+    loss(model, optimizer).backward()
+    with pytest.raises(RuntimeError, match="AdaFisher has seen none of its layers, though they have gradients"):
+        optimizer.step()
+    assert torch.equal(vector(model), before)
+    assert not optimizer.state
+    model.train()
+    train(model, optimizer, range(2))
+    optimizer.zero_grad()
+    loss(model, optimizer).backward()  # there are factors from before
+    optimizer.step()
+
+
+def test_layers_that_a_batch_leaves_out_are_no_error() -> None:
+    """Not even if that is all of them at first; what is left out has F = 1 until it is seen."""
+    model = filled(Parted())
+    optimizer = AdaFisher(model, lr=0.01, t_cov=1)
+    seen = []
+    for use in ("", "second", "first second", "first"):
+        optimizer.zero_grad()
+        model(draw(7, 5), use).square().mean().backward()
+        optimizer.step()
+        held = [optimizer.state[p].get("seen") for p in (model.scale, model.first.weight, model.second.weight)]
+        seen.append([x is not None and bool(x) for x in held])
+    assert seen == [[False] * 3, [False, False, True], [False, True, True], [False, True, True]]
+
+
+@pytest.mark.parametrize("frozen", [("first",), ("first", "second")])
+def test_frozen_layers_are_no_error(frozen: tuple[str, ...]) -> None:
+    model = filled(Parted())
+    for name in frozen:
+        getattr(model, name).requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, AdaFisher(model, lr=0.01), range(3))
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) is (not p.requires_grad), name

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from shoal.optim import AdaHessian, AdamW, Cautious, Lookahead, XGrad, chain, second_derivatives
+from shoal.optim import SANIA, TTUR, AdaHessian, AdamW, Cautious, Lookahead, XGrad, chain, second_derivatives
 from shoal.optim.adahessian import HessianScaling
 from shoal.optim.core.curvature import signs
 from shoal.tensors.random import key, normal
@@ -162,8 +162,78 @@ def test_a_loss_comes_before_gradients_from_another_one() -> None:
         assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
         assert not any(p.grad is not None and p.grad.requires_grad for p in ps)
     sum((p**4).mean() for p in ps).backward(create_graph=True)  # type: ignore[union-attr]
-    optimizer.step(loss=0.0 * nn.Parameter(torch.ones(())))
+    for attempt in (lambda loss: optimizer.step(loss=loss), lambda loss: optimizer.step(lambda: loss)):
+        with pytest.raises(RuntimeError, match=r"^loss: got one that depends on none of the parameters of AdaHessian"):
+            attempt(nn.Parameter(torch.ones(())).square())
     assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
+
+
+@pytest.mark.parametrize("make", [AdaHessian, lambda p: SANIA(p, preconditioner="newton"), AdamW])
+def test_a_loss_is_one_number(make: Any) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+    for attempt in (lambda: optimizer.step(loss=p**4), lambda: optimizer.step(lambda: p**4)):
+        with pytest.raises(ValueError, match=r"^loss: got a tensor of shape \(3,\); one number is allowed"):
+            attempt()
+    assert torch.equal(p, torch.ones(3))
+
+
+def test_frozen_parameters_stay_and_alone_they_are_no_error() -> None:
+    frozen, free = nn.Parameter(torch.ones(3), requires_grad=False), nn.Parameter(torch.ones(3))
+    AdaHessian([frozen]).step(loss=(frozen + free).pow(4).sum())
+    AdaHessian([frozen, free]).step(loss=(frozen + free).pow(4).sum())
+    assert torch.equal(frozen, torch.ones(3))
+    assert not torch.equal(free, torch.ones(3))
+
+
+@pytest.mark.filterwarnings(QUIET)
+@pytest.mark.parametrize("unscale", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        AdaHessian,
+        lambda p: SANIA(p, preconditioner="newton"),
+        lambda p: Lookahead(Cautious(AdaHessian(p))),
+        lambda p: TTUR(AdaHessian(p[:2]), AdamW(p[2:])),
+        lambda p: TTUR(AdamW(p[:2]), Lookahead(AdaHessian(p[2:]))),
+    ],
+)
+def test_a_gradient_scaler_is_refused(make: Any, unscale: bool) -> None:
+    """Which would leave its scale in the graph; the next step by hand, and an idle scaler, are none the worse."""
+    ps, before = start(), start()
+    optimizer, scaler = make(ps), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(loss_of(ps, 0)).backward(create_graph=True)
+    if unscale:
+        scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match="differentiates gradients a second time and cannot be stepped by a Grad"):
+        scaler.step(optimizer)
+    assert all(torch.equal(p, q) for p, q in zip(ps, before, strict=True))
+    if not isinstance(optimizer, TTUR):
+        torch.amp.GradScaler("cpu", enabled=False).step(optimizer, loss=loss_of(ps, 0))
+        optimizer.step(loss=loss_of(ps, 1))
+        assert not torch.equal(ps[0], before[0])
+
+
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: Lookahead(o, k=2)])
+@pytest.mark.parametrize("unscale", [False, True])
+def test_a_gradient_scaler_takes_its_scale_off_where_curvature_is_given(wrap: Any, unscale: bool) -> None:
+    ps, others = start(), start()
+    scaled, usual = wrap(AdaHessian(ps)), wrap(AdaHessian(others))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(4):
+        factor = torch.inf if step == 2 else 1.0
+        scaled.zero_grad()
+        scaler.scale(loss_of(ps, step) * factor).backward()
+        if unscale:
+            scaler.unscale_(scaled)
+        given = {"curvature": [torch.full_like(p, 1.0 + step) for p in ps]}
+        scaler.step(scaled, given=given)
+        scaler.update()
+        if step != 2:
+            usual.zero_grad()
+            loss_of(others, step).backward()
+            usual.step(given=given)
+        assert all(torch.equal(p, q) for p, q in zip(ps, others, strict=True))
 
 
 @pytest.mark.filterwarnings(QUIET)

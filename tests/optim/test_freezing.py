@@ -172,6 +172,24 @@ def test_blocks_thaw_one_after_the_other_and_frozen_ones_stay() -> None:
         GradualUnfreezing(model, every=1, groups=[])
 
 
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: freeze_embeddings([nn.Embedding(2, 2)]), "^model: got list; a torch.nn.Module is allowed"),
+        (lambda: freeze_embeddings([nn.Embedding(2, 2)], ["weight"]), "^model: got list"),
+        (lambda: unfreeze(None, ["weight"]), "^model: got NoneType"),
+        (lambda: embedding_names("model"), "^model: got str"),
+        (lambda: blocks([]), "^model: got list"),
+        (lambda: GradualUnfreezing([], every=1), "^model: got list"),
+        (lambda: freeze_embeddings(nn.Embedding(2, 2), [["weight"]]), r"^names: got \['weight'\]; strings are allowed"),
+        (lambda: unfreeze(nn.Embedding(2, 2), 3), "^names: got 3; strings are allowed, such as weight"),
+    ],
+)
+def test_what_is_no_model_and_what_are_no_names_is_refused(attempt: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attempt()
+
+
 @pytest.mark.parametrize("every", [1.5, float("nan"), True])
 def test_stages_last_a_whole_number_of_steps(every: Any) -> None:
     with pytest.raises(ValueError, match=r"every: got .*; a whole number >= 1 is allowed"):

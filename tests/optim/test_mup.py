@@ -19,6 +19,7 @@ from shoal.optim import (
     SGD,
     SGDW,
     SOAP,
+    AdaFactor,
     AdaFisher,
     AdaFisherW,
     AdaHessian,
@@ -328,6 +329,10 @@ def test_parameters_outside_layers_are_vectors_or_matrices_unless_it_is_said() -
     assert widths(Raw(4), Raw(2), sums={"experts": 1})["table"].kind == "vector"
 
 
+def deep(width: int, depth: int = 2) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -350,6 +355,26 @@ def test_parameters_outside_layers_are_vectors_or_matrices_unless_it_is_said() -
         (lambda: widths(nn.Linear(2, 3), nn.Linear(1, 3), sums={"w": 0}), "sums: got w"),
         (lambda: widths(nn.Linear(2, 3), nn.Linear(1, 3), sums={"weight": 2}), "sums: got axis 2 for weight"),
         (lambda: attention_scale(0, 4), "head_dim: got 0"),
+        (
+            lambda: widths(deep(8, 3), deep(4, 2)),
+            r"^base_model: got a model of another depth: none for 2\.bias, 2\.weight; the same depth is allowed$",
+        ),
+        (
+            lambda: mup(deep(8, 2), deep(4, 3), Adam, lr=0.1),
+            r"^base_model: got a model of another depth: parameters 2\.bias, 2\.weight that the model lacks; the same",
+        ),
+        (
+            lambda: mup(deep(8), deep(4), AdaFactor, lr=0.1, family="adam"),
+            r"^eps: got \(1e-30, 0\.001\); a finite number, whose exponent is known, is allowed",
+        ),
+        (
+            lambda: mup(deep(8), deep(4), AdaFactor.rule(), family="adam").plan(Param("0.bias", (8,))),
+            r"^eps: got \(1e-30, 0\.001\)",
+        ),
+        (
+            lambda: mup(deep(8), deep(4), torch.optim.Adafactor, lr=0.1, family="adam"),
+            r"^eps: got \(None, 0\.001\)",
+        ),
     ],
 )
 def test_what_is_not_understood_is_refused(make: Any, message: str) -> None:

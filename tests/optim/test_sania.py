@@ -215,3 +215,13 @@ def test_newtons_direction_behind_a_changed_gradient_is_refused() -> None:
     assert w.tolist() == [1.0, 2.0, 3.0]
     CoordinateClip(SANIA([w], preconditioner="newton", eps=0.0, lb=-1e9), rho=0.0).step(loss=loss())
     torch.testing.assert_close(w.detach(), torch.zeros_like(w), rtol=0, atol=1e-9)
+
+
+def test_a_number_has_newtons_direction_as_a_vector_of_one_has() -> None:
+    number, vector = (nn.Parameter(torch.full(shape, 2.0, dtype=torch.float64)) for shape in ((), (1,)))
+    for p in (number, vector):
+        optimizer = SANIA([p], preconditioner="newton", eps=0.0)
+        for _ in range(3):
+            optimizer.step(loss=(p**4).sum())
+    assert torch.equal(number, vector[0])
+    assert float(number.detach()) < 2.0

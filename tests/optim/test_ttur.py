@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -344,6 +346,59 @@ def test_bad_arguments_are_named() -> None:
         TTUR.rule(SGD.rule(0.0), SGD.rule(0.1))
     with pytest.raises(ValueError, match="sums over all parameters"):
         TTUR.rule(DoG.rule(1.0), SGD.rule(0.1)).plan(Param("min.x", (2,)))
+
+
+@pytest.mark.parametrize(
+    ("number", "loss", "message"),
+    [
+        (0, torch.ones(()), "generator: got Tensor; a function that works out the loss is allowed"),
+        (1, torch.ones(()), "discriminator: got Tensor; a function that works out the loss is allowed"),
+        (0, lambda: torch.ones(()), "generator: got a loss that depends on no parameter of the generator's"),
+        (1, lambda: torch.ones(()), "discriminator: got a loss that depends on no parameter of the discriminator's"),
+        (0, lambda: nn.Parameter(torch.ones(())).square(), "generator: got a loss that depends on no parameter"),
+        (0, lambda: 1.0, "generator: got a loss that is float; a tensor of one number is allowed"),
+        (1, lambda: torch.ones(3), r"discriminator: got a loss that is a tensor of shape \(3,\); a tensor of one"),
+    ],
+)
+@pytest.mark.parametrize("make", [SGD, AdaHessian])
+def test_what_is_no_loss_of_its_player_is_refused(number: int, loss: Any, message: str, make: Any) -> None:
+    g, d = players()
+    before = [p.detach().clone() for module in (g, d) for p in module.parameters()]
+    own: list[Any] = list(losses(g, d))
+    own[number] = loss
+    optimizer = TTUR(make(g.parameters(), lr=0.1), SGD(d.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        optimizer.step(*own)
+    after = [p for module in (g, d) for p in module.parameters()]
+    assert all(torch.equal(p, q) for p, q in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("make", [SGD, AdaHessian])
+def test_a_player_that_is_frozen_whole_stays(make: Any) -> None:
+    g, d = players()
+    g.requires_grad_(False)
+    before, moved = [p.clone() for p in g.parameters()], [p.detach().clone() for p in d.parameters()]
+    TTUR(make(g.parameters(), lr=0.1), SGD(d.parameters(), lr=0.1)).step(*losses(g, d))
+    assert all(torch.equal(p, q) for p, q in zip(g.parameters(), before, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(d.parameters(), moved, strict=True))
+
+
+def test_a_player_that_can_be_paused_is_so_while_the_other_s_loss_is_worked_out() -> None:
+    """Whatever its class."""
+    entered: list[str] = []
+
+    class Watching(torch.optim.SGD):
+        @contextlib.contextmanager
+        def paused(self) -> Iterator[None]:
+            entered.append("in")
+            yield
+            entered.append("out")
+
+    g, d = players()
+    first, second = losses(g, d)
+    optimizer = TTUR(Lookahead(Watching(g.parameters(), lr=0.1)), SGD(d.parameters(), lr=0.1))
+    optimizer.step(lambda: (entered.append("G"), first())[1], lambda: (entered.append("D"), second())[1])
+    assert entered == ["in", "D", "out", "G"]
 
 
 def test_a_plain_rules_factor_is_one() -> None:

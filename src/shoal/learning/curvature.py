@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from shoal.engine.compute import Job
-from shoal.learning.kernels import GradientInputs, OneByOne
 from shoal.learning.objective import Problem
+from shoal.learning.one_by_one import OneByOne
+from shoal.learning.requests import GradientInputs
 from shoal.optim.core import curvature
 from shoal.tensors.random import uniform
 

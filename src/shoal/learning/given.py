@@ -34,6 +34,9 @@ class Supply:
     Args:
         problem: what is trained.
         rule: who asks.
+
+    Raises:
+        ValueError: what it asks for is not supplied, or not together, or not of such a model.
     """
 
     def __init__(self, problem: Problem, rule: Rule) -> None:
@@ -46,6 +49,11 @@ class Supply:
             raise ValueError(f"optimizer: {rule.name} asks for {', '.join(sorted(unknown))}, which nobody supplies")
         if self.graphed and self.layered:
             raise ValueError(f"optimizer: {rule.name} asks for both the Hessian and layers' factors")
+        if self.layered and not factors.layers(problem.module):
+            raise ValueError(
+                f"optimizer: {rule.name} asks for layers' factors, which {type(problem.module).__name__} has none of; "
+                f"a model with {factors.KNOWN} is allowed"
+            )
         self._traced = Traced(self._factored if self.layered else self._curved)
         if self.layered:  # hooks come to no module that others record
             self._problem = replace(problem, module=copy.deepcopy(problem.module))
@@ -93,7 +101,7 @@ class Supply:
             loss = loss_of()
             gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-            given = self._from_graph(whole, parameters, self._signs(state, float(t)), stacked=False)
+            given = curvature.supplied(self._plans, whole, parameters, self._signs(state, float(t)))
         return [None if g is None else g.detach() for g in gradients], loss.detach(), given
 
     # -- the Hessian ---------------------------------------------------------------------------------------------------
@@ -109,23 +117,6 @@ class Supply:
     def _dtype(self, name: str) -> torch.dtype:
         return self._problem.layout[name].dtype
 
-    def _from_graph(
-        self, gradients: Sequence[Tensor], parameters: Sequence[Tensor], signs: Sequence[Tensor], *, stacked: bool
-    ) -> list[Memory]:
-        given: list[Memory] = [{} for _ in parameters]
-        for name in ("newton", "curvature"):  # the last one lets go of the graph
-            places = [i for i, plan in enumerate(self._plans) if name in plan.given]
-            if not places:
-                continue
-            gs, ps = [gradients[i] for i in places], [parameters[i] for i in places]
-            if name == "curvature":
-                found = curvature.diagonal(gs, ps, signs)
-            else:
-                found = curvature.newton(gs, ps, self.asked[name].cg_steps, self.asked[name].eps, stacked)
-            for i, x in zip(places, found, strict=True):
-                given[i][name] = x.detach()
-        return given
-
     def _curved(self, trained: Named, fixed: Named, signs: list[Tensor], *rest: Any) -> Found:
         leaves = {name: p.detach().requires_grad_() for name, p in trained.items()}
         with torch.enable_grad():
@@ -133,7 +124,7 @@ class Supply:
             parameters = list(leaves.values())
             gradients = torch.autograd.grad(losses.sum(), parameters, create_graph=True, allow_unused=True)
             whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-            given = self._from_graph(whole, parameters, signs, stacked=True)
+            given = curvature.supplied(self._plans, whole, parameters, signs, stacked=True)
         return dict(zip(leaves, [g.detach().clone() for g in whole], strict=True)), losses.detach(), given
 
     # -- factors of layers ---------------------------------------------------------------------------------------------

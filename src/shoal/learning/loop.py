@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from shoal.engine.compute import Job
 from shoal.learning.batches import batches
-from shoal.learning.kernels import OneByOne, Trained, TrainInputs, rate_setter
 from shoal.learning.objective import Problem
+from shoal.learning.one_by_one import OneByOne, rate_setter
+from shoal.learning.requests import Trained, TrainInputs
 from shoal.optim import second_derivatives
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive

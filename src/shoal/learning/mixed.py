@@ -13,9 +13,10 @@ from torch import Tensor
 
 from shoal.engine.compute import Job, own_rows, pad
 from shoal.engine.traced import Traced
+from shoal.learning.batched import rows_per_chunk
 from shoal.learning.batches import batches
-from shoal.learning.kernels import Trained, TrainInputs, rates_of, rows_per_chunk
 from shoal.learning.objective import Problem
+from shoal.learning.requests import Trained, TrainInputs, rates_of
 from shoal.optim import Rule
 from shoal.tensors.random import derive
 

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shoal.engine.compute import Job, Kernel, first_line
+from shoal.engine.compute import Kernel, first_line
 from shoal.engine.errors import ShoalError
+from shoal.learning.agreement import given_difference, gradient_difference
+from shoal.learning.batched import BatchedGradient, BatchedLoss, BatchedTraining, sample_bytes
 from shoal.learning.batches import Shard, batches, stream
 from shoal.learning.curvature import Curvature
-from shoal.learning.kernels import (
-    BatchedGradient,
-    BatchedLoss,
-    BatchedTraining,
-    Evaluation,
-    GradientInputs,
-    OptimizerFactory,
-    SingleGradient,
-    SingleLoss,
-    SingleTraining,
-    given_difference,
-    sample_bytes,
-)
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Objective, Problem, Supervised, called, identity
+from shoal.learning.one_by_one import Evaluation, OptimizerFactory, SingleGradient, SingleLoss, SingleTraining
+from shoal.learning.requests import GradientInputs
 from shoal.learning.task import Task, check_players
 from shoal.optim import Rule
 from shoal.tensors.layout import Layout, flatten_module
@@ -266,7 +257,7 @@ class Trainer:
         if seen.seeded:
             return Path(False, "random functions are used that draw from torch's own generator")
         try:
-            difference = self._difference(problem, rows)
+            difference = gradient_difference(problem, rows, self.device)
         except ShoalError:
             raise
         except Exception as error:
@@ -286,19 +277,6 @@ class Trainer:
         if not difference <= 1e-3:
             return Path(False, f"what {rule.name} needs differs by {difference:.2g} between stacked and single models")
         return Path(True, "vmap takes it")
-
-    def _difference(self, problem: Problem, rows: list[GradientInputs]) -> float:
-        """Relative difference between stacked and single gradients."""
-        results = []
-        problem = replace(problem, module=copy.deepcopy(problem.module))  # vmap leaves a mess if it cannot take it
-        for kernel in (SingleGradient(problem, ""), BatchedGradient(problem, 0, "", self.device)):
-            jobs = [Job(kernel, row) for row in rows]
-            with torch.no_grad():
-                for chunk in kernel.chunks(jobs):
-                    kernel.run(chunk)
-            results.append(torch.stack([job.result[0] for job in jobs]).double())
-        scale = results[0].abs().max().clamp_min(1e-12)
-        return float((results[0] - results[1]).abs().max() / scale)
 
     def _probe(self, shard: Shard, seed: int, extras: tuple[Tensor, ...]) -> GradientInputs:
         """A gradient request on a small batch, with one sample of padding, which must not show in the gradient."""

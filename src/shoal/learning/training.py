@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shoal.engine.compute import Job, Kernel
-from shoal.learning.kernels import Trained, TrainInputs
+from shoal.learning.requests import Trained, TrainInputs
 
 if TYPE_CHECKING:
     from shoal.learning.learner import Learner

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from shoal.engine.compute import Job, Kernel, Pool
+from shoal.learning.batched import BatchedTraining, sample_bytes
 from shoal.learning.batches import Schedule, Shard, epochs, stream
 from shoal.learning.contenders import Contender, MakeSchedule, Point, make_schedule
 from shoal.learning.data import Data
-from shoal.learning.kernels import BatchedTraining, SingleTraining, sample_bytes
 from shoal.learning.loop import MakeOptimizer, TorchLoop, state_bytes
 from shoal.learning.mixed import MixedTraining, RuledInputs
 from shoal.learning.objective import Problem, Supervised
+from shoal.learning.one_by_one import SingleTraining
 from shoal.learning.task import Task, check_players
 from shoal.learning.trainer import Path, Trainer
 from shoal.metrics import higher_is_better

@@ -21,8 +21,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,12 @@ from torch.utils.hooks import RemovableHandle
 from shoal.optim.common import coupled, decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, above, whole
+from shoal.optim.core.given import Given, Supplied
 from shoal.optim.core.ops import ema_, select
-from shoal.optim.core.optimizer import Given, Params, Settings
+from shoal.optim.core.optimizer import Params, Settings
 from shoal.optim.core.scalars import Scalar, floor, one_minus_power
 from shoal.optim.core.transform import Granularity, Shape, number
-from shoal.optim.factors import Watch, by_parameter, layers
+from shoal.optim.factors import KNOWN, Watch, by_parameter, layers, parameters
 
 
 def _row(shape: Shape) -> Shape:
@@ -98,8 +99,8 @@ class FisherScaling(Transform):
         return step
 
 
-class _OfLayers(Optimizer):
-    """Base of both: an optimizer that watches layers.
+class AdaFisher(Optimizer):
+    """AdaFisher; `weight_decay` adds to the gradient (L2).
 
         optimizer = AdaFisher(model, lr=1e-3)       # or AdaFisher(groups) and optimizer.watch(model)
         loss.backward()
@@ -108,6 +109,9 @@ class _OfLayers(Optimizer):
     The hooks look at passes of a model in training, at steps that want them, and end with the optimizer, with
     `remove_hooks()`, or with a `with` block around the optimizer. A copy of the model has none that do anything; a copy
     of the optimizer watches its own copy of the model.
+
+    Raises:
+        ValueError: an argument is not allowed, or as of `watch`.
     """
 
     about: ClassVar[dict[str, Argument]] = {
@@ -123,6 +127,11 @@ class _OfLayers(Optimizer):
     gamma: float = 0.8
     t_cov: int = 100
     weight_decay: float = 0.0
+
+    @classmethod
+    def links(cls, h: Settings, param: Param) -> Chain:
+        """L2 decay, then the scaling."""
+        return *coupled(h.weight_decay), FisherScaling(h.beta, h.lam, h.gamma, h.t_cov)
 
     def __init__(self, params: Params | nn.Module, *args: Any, **kwargs: Any) -> None:
         self._begin()
@@ -148,7 +157,27 @@ class _OfLayers(Optimizer):
         self._ends.atexit = False
 
     def watch(self, model: nn.Module) -> None:
-        """Take factors of the layers of a model, beside those of models that are watched already."""
+        """Take factors of the layers of a model, beside those of models that are watched already.
+
+        Raises:
+            ValueError: it has no layer that gives factors of a parameter of this optimizer.
+        """
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: got {type(model).__name__}; a torch.nn.Module is allowed")
+        found = layers(model)
+        if not found:
+            raise ValueError(
+                f"model: got {type(model).__name__}, whose layers give no factors; one with {KNOWN} is allowed"
+            )
+        own = set(self._parameters())
+        if not any(p in own for layer in found for p in parameters(layer).values()):
+            raise ValueError(
+                f"model: got {type(model).__name__}, whose layers have no parameter of this {type(self).__name__}; "
+                "the model of its parameters is allowed"
+            )
+        self._attach(model)
+
+    def _attach(self, model: nn.Module) -> None:
         if not any(model is other for other in self._models):
             self._models.append(model)
             self._handles += self._watch.attach(model)
@@ -172,7 +201,7 @@ class _OfLayers(Optimizer):
         finally:
             self._paused -= 1
 
-    def __enter__(self) -> _OfLayers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -188,9 +217,8 @@ class _OfLayers(Optimizer):
         if self._paused or not any(model.training for model in self._owners[layer]):
             return False
         if not self._due:
-            periods = {p: group["t_cov"] for group in self.param_groups for p in group["params"]}
-            steps = {p: self.state[p].get("step", 0) if p in self.state else 0 for p in periods}
-            wanting = {p for p, period in periods.items() if steps[p] % period == 0}
+            groups = self.param_groups
+            wanting = {p for group in groups for p in group["params"] if self._wants(p, group["t_cov"])}
             self._due = {one: any(p in wanting for p in one.parameters(recurse=False)) for one in self._owners}
         return self._due[layer]
 
@@ -209,18 +237,41 @@ class _OfLayers(Optimizer):
         super().zero_grad(set_to_none)
         self._watch.seen.clear()
 
-    def _supply(self, loss: float | Tensor | None, given: Given | None) -> None:
+    def _supply(self, loss: float | Tensor | None, given: Given | None) -> Supplied:
         """Also the layers' factors."""
-        super()._supply(loss, given)
+        supplied = super()._supply(loss, given)
         self._due = {}
         if given is not None:
-            return
-        if not self._models and not any(self.state[p].get("seen", 0.0) for p in self.state):
-            raise RuntimeError(
-                f"{type(self).__name__} sees no layers: {type(self).__name__}(model), or watch(model) before the "
-                "forward pass"
+            return supplied
+        found = by_parameter(self._watch.take())
+        if not found:
+            self._check_passes()
+        return replace(supplied, given=found)
+
+    def _check_passes(self) -> None:
+        """Refuse a step that is to use factors where there have never been any.
+
+        Raises:
+            RuntimeError: no model is watched, or none of its layers that have gradients was seen.
+        """
+        name = type(self).__name__
+        why = f"{name} sees no layers: {name}(model), or watch(model) before the forward pass"
+        if self._models:
+            held = {p for layer in self._owners for p in parameters(layer).values() if p.grad is not None}
+            groups = self.param_groups
+            if not any(self._wants(p, group["t_cov"]) for group in groups for p in group["params"] if p in held):
+                return
+            why = (
+                f"{name} has seen none of its layers, though they have gradients: these must come from a forward pass "
+                "of the model that is watched, and not of a copy, in training (model.train()) and outside paused()"
             )
-        self._given = by_parameter(self._watch.take())
+        if not any(self.state[p].get("seen", 0.0) for p in self.state):
+            raise RuntimeError(why)
+
+    def _wants(self, p: Tensor, period: int) -> bool:
+        """Whether the next step of a parameter is one for which it wants factors."""
+        step: int = self.state[p].get("step", 0) if p in self.state else 0
+        return step % period == 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_models": self._models}
@@ -231,7 +282,7 @@ class _OfLayers(Optimizer):
         if "_handles" not in self.__dict__:  # a copy, or from a file
             self._begin()
             for model in models:
-                self.watch(model)
+                self._attach(model)
 
 
 def _remove(handles: list[RemovableHandle]) -> None:
@@ -240,18 +291,7 @@ def _remove(handles: list[RemovableHandle]) -> None:
     handles.clear()
 
 
-class AdaFisher(_OfLayers):
-    """AdaFisher; `weight_decay` adds to the gradient (L2)."""
-
-    __doc__ = f"{__doc__}\n\n{_OfLayers.__doc__}"
-
-    @classmethod
-    def links(cls, h: Settings, param: Param) -> Chain:
-        """L2 decay, then the scaling."""
-        return *coupled(h.weight_decay), FisherScaling(h.beta, h.lam, h.gamma, h.t_cov)
-
-
-class AdaFisherW(_OfLayers):
+class AdaFisherW(AdaFisher):
     """AdaFisher with decoupled weight decay."""
 
     @classmethod

@@ -16,15 +16,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from shoal.optim.common import coupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import at_least
-from shoal.optim.core.ops import divide
+from shoal.optim.core.ops import parts
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
 
 
 @dataclass(frozen=True)
-class SumScaling(Transform):
+class SumScaling(Quotient):
     """u / (sqrt(w) + eps), over 1 + (t - 1) lr_decay."""
 
     eps: float = 1e-10
@@ -39,14 +39,12 @@ class SumScaling(Transform):
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
         """What the learning rate is divided by."""
-        return {"slowing": 1.0 + (t - 1.0) * self.lr_decay}
+        return {"times": 1.0 / (1.0 + (t - 1.0) * self.lr_decay)}
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Add to the sum and return the scaled gradient."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Add to the sum and return the step as a fraction."""
         root: Tensor = s.squares.addcmul_(u, u).sqrt()
-        if self.exact:
-            return divide(u, root.mul_(c.slowing))
-        return u / root.add_(c.eps).mul_(c.slowing)
+        return parts(u, root) if self.exact else (u, root.add_(c.eps))
 
 
 class Adagrad(Optimizer):

@@ -120,7 +120,7 @@ class AdaHessian(Optimizer):
         optimizer.step(loss=loss_of(model, batch))              # takes gradients itself; no cycles of references
 
     or `loss.backward(create_graph=True)` and `step()`, or `step(closure)` with either in it. A gradient scaler scales
-    only one of the two derivatives: it cannot be used.
+    only one of the two derivatives: it is refused.
     """
 
     about: ClassVar[dict[str, Argument]] = {

@@ -21,7 +21,7 @@ from torch import Tensor
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import above
-from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.ops import ema_, ema_square_, over
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
@@ -49,10 +49,10 @@ class Atan2Scaling(Transform):
         }
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both moments and return the angle."""
+        """Update both moments and return the angle: that of a quotient, since the root is not negative."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
-        return torch.atan2(m, v.sqrt().mul_(c.across)).mul_(c.a)
+        return over(m, v.sqrt().mul_(c.across).clamp_min_(torch.finfo(v.dtype).tiny)).atan_().mul_(c.a)
 
 
 class AdamAtan2(Optimizer):

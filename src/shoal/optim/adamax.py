@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from shoal.optim.common import coupled
-from shoal.optim.core import Chain, Optimizer, Param, Scalars, Slot, State, Transform
-from shoal.optim.core.ops import divide, ema_
+from shoal.optim.core import Chain, Optimizer, Param, Quotient, Scalars, Slot, State
+from shoal.optim.core.ops import ema_, parts
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power
 
 
 @dataclass(frozen=True)
-class AdaMaxScaling(Transform):
+class AdaMaxScaling(Quotient):
     """m / ((1 - beta1^t) w)."""
 
     beta1: float = 0.9
@@ -36,15 +36,14 @@ class AdaMaxScaling(Transform):
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
         """The weight of the new gradient, and the bias correction."""
-        return {"new1": 1.0 - self.beta1, "correction1": one_minus_power(self.beta1, t)}
+        return {"new1": 1.0 - self.beta1, "times": 1.0 / one_minus_power(self.beta1, t)}
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both and return the scaled step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update both and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         size = u.abs() if self.exact else u.abs().add_(c.eps)
         largest: Tensor = s.largest.mul_(c.beta2).clamp_min_(size)
-        corrected = largest * c.correction1
-        return divide(m, corrected) if self.exact else m / corrected
+        return parts(m, largest) if self.exact else (m, largest)
 
 
 class AdaMax(Optimizer):

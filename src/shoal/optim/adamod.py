@@ -17,13 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, above, flag
-from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.ops import ema_, ema_square_, smaller
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
@@ -63,7 +62,7 @@ class BoundedByAverage(Transform):
         if self.paper_form:
             root.div_(c.root2)
         eta = root.add_(c.eps).reciprocal_().mul_(c.rate)
-        bounded = torch.minimum(eta, ema_(s.s, eta, c.new3)).mul_(m)
+        bounded = smaller(eta, ema_(s.s, eta, c.new3)).mul_(m)
         return bounded.div_(c.correction1) if self.paper_form else bounded
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from shoal.optim.common import DecoupledDecay, coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import above, at_least, flag
-from shoal.optim.core.ops import clip, ema_, ema_square_
+from shoal.optim.core.ops import ema_, ema_square_, over
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, exp, log, maximum, minimum, where
 
@@ -64,9 +64,9 @@ class AdoptScaling(Transform):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Normalise by the old v, update m, and v last; return m."""
-        n = u / s.v.sqrt().clamp_min_(c.eps)
+        n = over(u, s.v.sqrt().clamp_min_(c.eps))
         if self.clip is not None:
-            n = clip(n, -c.limit, c.limit)
+            n.clamp_(-c.limit, c.limit)
         ema_square_(s.v, u, c.old2, c.new2)
         return ema_(s.m, n, c.new1)
 

@@ -16,22 +16,25 @@ entry stays where it is until it has seen a gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from shoal.optim.adam import fused
 from shoal.optim.common import coupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, flag
-from shoal.optim.core.ops import divide, ema_, ema_square_
+from shoal.optim.core.ops import ema_, ema_square_, parts
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, exp, one_minus_power, power, sqrt
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
-class AMSGradScaling(Transform):
+class AMSGradScaling(Quotient):
     """m / (sqrt(max v) + eps), with Adam's corrections or without, and over sqrt(t) if told."""
 
     beta1: float = 0.9
@@ -48,28 +51,31 @@ class AMSGradScaling(Transform):
         return Slot("m"), Slot("v"), Slot("v_max")
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
-        """The weights of the new gradient, and what m and the root are divided by."""
+        """The weights of the new gradient, and all corrections in one."""
         slowing = sqrt(t) if self.sqrt_decay else 1.0
+        root2 = sqrt(one_minus_power(self.beta2, t)) if self.bias_correction else 1.0
         weights = 1.0 - _product(self.beta1, self.beta1_decay, t) if self.bias_correction else 1.0
         return {
             "new1": 1.0 - self.beta1 * power(self.beta1_decay, t - 1.0),
             "new2": 1.0 - self.beta2,
-            "correction1": weights * slowing,
-            "root2": sqrt(one_minus_power(self.beta2, t)) if self.bias_correction else 1.0,
+            "times": root2 / (weights * slowing),
+            "least": root2 * self.eps,
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update the moments and return the scaled step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update the moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v_max: Tensor = s.v_max.clamp_min_(ema_square_(s.v, u, c.beta2, c.new2))
-        root = v_max.sqrt().div_(c.root2)
-        if self.exact:
-            return divide(m, root.mul_(c.correction1))
-        return m / root.add_(c.eps).mul_(c.correction1)
+        return parts(m, v_max.sqrt()) if self.exact else (m, v_max.sqrt().add_(c.least))
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel, where the rule is torch's."""
+        own = self.exact or self.sqrt_decay or self.beta1_decay != 1.0 or not self.bias_correction
+        return not own and fused(items, (self.beta1, self.beta2), self.eps, "v_max")
 
 
 @dataclass(frozen=True)
-class AdamNCScaling(Transform):
+class AdamNCScaling(Quotient):
     """m / (sqrt(t v) + sqrt(t) eps), with v the mean of all squares."""
 
     beta1: float = 0.9
@@ -86,15 +92,13 @@ class AdamNCScaling(Transform):
         """The weights of the new gradient, and sqrt(t)."""
         new2 = 1.0 / t
         new1 = 1.0 - self.beta1 * power(self.beta1_decay, t - 1.0)
-        return {"new1": new1, "new2": new2, "kept2": 1.0 - new2, "root": sqrt(t)}
+        return {"new1": new1, "new2": new2, "kept2": 1.0 - new2, "times": 1.0 / sqrt(t)}
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update both moments and return the scaled step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.kept2, c.new2)
-        if self.exact:
-            return divide(m, v.sqrt().mul_(c.root))
-        return m / v.sqrt().add_(c.eps).mul_(c.root)
+        return parts(m, v.sqrt()) if self.exact else (m, v.sqrt().add_(c.eps))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from shoal.optim.common import coupled
@@ -41,16 +42,16 @@ class FrictionScaling(Quotient):
         return {
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
-            "divisor": one_minus_power(self.beta1, t) / sqrt(one_minus_power(self.beta2, t)),
+            "times": sqrt(one_minus_power(self.beta2, t)) / one_minus_power(self.beta1, t),
         }
 
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
         """Update both moments, keep the gradient, and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
-        friction: Tensor = (s.previous - u).abs_().sigmoid_()
+        friction = torch.sigmoid(s.previous.sub_(u).abs_())
         s.previous.copy_(u)
-        return friction.mul_(m), v.sqrt().add_(c.eps).mul_(c.divisor)
+        return friction.mul_(m), v.sqrt().add_(c.eps)
 
 
 class DiffGrad(Optimizer):

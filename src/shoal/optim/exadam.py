@@ -21,7 +21,7 @@ from torch import Tensor
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import flag
-from shoal.optim.core.ops import ema_, ema_square_
+from shoal.optim.core.ops import ema_, ema_square_, plus_ratio
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, log, one_minus_power, power, sqrt
 
@@ -41,27 +41,30 @@ class CrossMomentScaling(Quotient):
         return Slot("m"), Slot("v")
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
-        """The weights of the new gradient, beta^t, and both corrections in one (with the growth of the rate)."""
+        """The weights of the new gradient, and all corrections in one.
+
+        1 + x / (x + eps) beta^t = (1 + beta^t) (1 - share / (x + eps)): the last factor is what depends on the entry.
+        """
         growth = 0.5 * log(2.0 * (t + 1.0)) if self.dynamic_step_size else 1.0
         root2 = sqrt(one_minus_power(self.beta2, t))
-        both = root2 * growth / one_minus_power(self.beta1, t)
+        left1, left2 = power(self.beta1, t), power(self.beta2, t)
+        growth = growth / one_minus_power(self.beta1, t)
         return {
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
-            "left1": power(self.beta1, t),
-            "left2": both * power(self.beta2, t),
-            "both": both,
-            "least": root2 * self.eps,
+            "share1": -self.eps * left1 / (1.0 + left1),
+            "share2": -self.eps * left2 / (1.0 + left2),
+            "least": root2 * self.eps / sqrt(1.0 + left1),
+            "times": growth * root2 * (1.0 + left2) / sqrt(1.0 + left1),
         }
 
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
         """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
-        m2 = m * m
-        d1 = (v / (v + c.eps)).mul_(c.left2).add_(c.both)
-        d2 = (m2 / (m2 + c.eps)).mul_(c.left1).add_(1.0)
-        return (m + u).mul_(d1), d2.mul_(v).sqrt_().add_(c.least)
+        w, squares = m + u, m.square().add_(c.eps)
+        root = plus_ratio(v, v, squares, c.share1).sqrt_().add_(c.least)
+        return plus_ratio(w, w, v + c.eps, c.share2), root
 
 
 class EXAdam(Optimizer):

@@ -27,6 +27,7 @@ from shoal.optim.core.plan import Memory, compute_dtype
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, *NORMS)
+KNOWN = ", ".join(kind.__name__.lstrip("_") for kind in LAYERS)
 SMALL = 1e-6
 
 
@@ -39,6 +40,12 @@ def layers(model: nn.Module) -> list[nn.Module]:
         and getattr(layer, "weight", None) is not None
         and not (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1)
     ]
+
+
+def parameters(layer: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a layer that have factors, by name."""
+    found = {name: layer._parameters.get(name) for name in ("weight", "bias")}
+    return {name: p for name, p in found.items() if p is not None}
 
 
 def inputs(layer: nn.Module, h: Tensor, share: Tensor | None = None) -> Tensor:
@@ -182,10 +189,8 @@ def by_parameter(found: Iterable[tuple[nn.Module, dict[str, Memory]]]) -> dict[T
     """What each parameter of layers is given; one that several of them share has the mean."""
     several: dict[Tensor, list[Memory]] = {}
     for layer, factors in found:
-        for name, own in factors.items():
-            p = layer._parameters.get(name)
-            if p is not None:
-                several.setdefault(p, []).append(own)
+        for name, p in parameters(layer).items():
+            several.setdefault(p, []).append(factors[name])
     return {
         p: {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]} if parts[1:] else parts[0]
         for p, parts in several.items()

@@ -36,8 +36,9 @@ def embedding_names(model: nn.Module) -> list[str]:
         model: a text model, a vision transformer, a convolutional network.
 
     Raises:
-        ValueError: there is no such layer.
+        ValueError: there is no such layer, or `model` is no module.
     """
+    _check(model)
     modules = list(model.named_modules())
     layers = [name for name, m in modules if isinstance(m, _TABLES) and not _POSITIONS.search(name.rpartition(".")[2])]
     if not layers:
@@ -76,7 +77,7 @@ def freeze_embeddings(model: nn.Module, names: Iterable[str] | None = None) -> l
         The names of what was frozen now and not before; `unfreeze` with these makes it undone.
 
     Raises:
-        ValueError: a name is of no parameter, or the layer is not found.
+        ValueError: a name is of no parameter, or the layer is not found, or `model` is no module.
     """
     chosen = embedding_names(model) if names is None else _matching(model, names)
     frozen = []
@@ -99,7 +100,7 @@ def unfreeze(model: nn.Module, names: Iterable[str]) -> list[str]:
         The names of those that were frozen before.
 
     Raises:
-        ValueError: a name is of no parameter.
+        ValueError: a name is of no parameter, or `model` is no module.
     """
     chosen = _matching(model, names)
     thawed = []
@@ -110,10 +111,19 @@ def unfreeze(model: nn.Module, names: Iterable[str]) -> list[str]:
     return thawed
 
 
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}; a torch.nn.Module is allowed")
+
+
 def _matching(model: nn.Module, patterns: Iterable[str]) -> set[str]:
+    _check(model)
     names = [name for name, _ in model.named_parameters()]
     found: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    chosen = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
+    for pattern in chosen:
+        if not isinstance(pattern, str):
+            raise ValueError(f"names: got {pattern!r:.80}; strings are allowed, such as {', '.join(names[:3])}")
         some = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
         if not some:
             raise ValueError(f"names: got {pattern!r}; names of parameters are allowed, such as {', '.join(names[:3])}")
@@ -125,7 +135,11 @@ def blocks(model: nn.Module) -> list[list[str]]:
     """Names of parameters, block by block from the input to the output: the model's children, lists item by item.
 
     Parameters that the model owns by itself (positions, class tokens) belong to the first block.
+
+    Raises:
+        ValueError: `model` is no module.
     """
+    _check(model)
     starts: list[str] = []
     for name, child in model.named_children():
         listed = isinstance(child, nn.ModuleList | nn.Sequential)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import flag
+from shoal.optim.core.given import NOTHING, Supplied
 from shoal.optim.core.ops import Number, choose, ema_, ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
@@ -143,9 +144,9 @@ class LaProp(Optimizer):
         rule = super().rule(*args, **kwargs)
         return replace(rule, links=_WithRates(rule))
 
-    def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
+    def _items(self, number: int, group: dict[str, Any], supplied: Supplied = NOTHING) -> list[Item]:
         """Each parameter's c is a number in its state: with it in the scalars the rule is element-wise."""
-        items = super()._items(number, group)
+        items = super()._items(number, group, supplied)
         lr, mu = float(group["lr"]), group["betas"][0]
         before = [item.scalars for item in items]  # alive, so that ids differ
         shared: dict[tuple[int, float], list[Scalars]] = {}

@@ -31,6 +31,7 @@ from shoal.optim.adam import AdamScaling
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least, flag, fractions
+from shoal.optim.core.given import NOTHING, Supplied
 from shoal.optim.core.ops import ema_, plus
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
@@ -228,8 +229,8 @@ class MARS(FromFirstRate):
                 if compared and p.grad is not None and self.state[p] and p not in previous:
                     raise RuntimeError("previous_gradients: the exact form needs them from the second step on")
 
-    def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
-        items = super()._items(number, group)
+    def _items(self, number: int, group: dict[str, Any], supplied: Supplied = NOTHING) -> list[Item]:
+        items = super()._items(number, group, supplied)
         if not group["is_approx"]:
             previous: dict[Tensor, Tensor] = vars(self).get("_previous", {})
             for item in items:

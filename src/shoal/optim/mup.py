@@ -27,6 +27,7 @@ from shoal.optim.adopt import ADOPT
 from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.common import DecayAfter, DecoupledDecay, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule
+from shoal.optim.core.arguments import finite
 from shoal.optim.core.optimizer import Links
 from shoal.optim.laprop import FixedDecayAfter
 from shoal.optim.lion import Lion
@@ -83,7 +84,8 @@ def mup(
         The optimizer, with a group for all parameters of one rate; or a rule, for stacked peers, which looks at names.
 
     Raises:
-        ValueError: the optimizer is not known, Adam's decay is coupled or not known, or as of `rescale`.
+        ValueError: the optimizer is not known, its eps is no number (AdaFactor's), Adam's decay is coupled or not
+            known, or as of `rescale`.
     """
     if init not in ("rescale", "redraw", "keep"):
         raise ValueError(f"init: got {init!r}; rescale, redraw or keep is allowed")
@@ -130,9 +132,11 @@ def _family(cls: type | None, optimizer: Any, family: Family | None) -> Family:
 def _of_gradient(settings: Mapping[str, Any], width: Width) -> dict[str, float]:
     """Settings that are compared with gradients, or with their squares, at this width."""
     power = {"eps": 2 if settings.get("eps_in_root") else 1, "v0": 2, "initial_accumulator_value": 2}
-    return {
-        name: float(settings[name]) * width.gradient**n for name, n in power.items() if settings.get(name) is not None
-    }
+    own = {name: settings[name] for name in power if settings.get(name) is not None}
+    for name, value in own.items():
+        if not finite(value):
+            raise ValueError(f"{name}: got {value!r}; a finite number, whose exponent is known, is allowed")
+    return {name: float(value) * width.gradient ** power[name] for name, value in own.items()}
 
 
 Decay = Literal["none", "with lr", "apart", "coupled", "unknown"]

@@ -15,7 +15,6 @@ gradient as in torch unless `decoupled_weight_decay=True`, as the authors have i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,17 +76,14 @@ class RAdamScaling(Quotient):
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
             "adaptive": adaptive,
-            "divisor": correction1 / (root2 * r),
-            "plain": correction1 if self.degenerated_to_sgd else math.inf,
+            "times": where(adaptive, root2 * r, float(self.degenerated_to_sgd)) / correction1,
         }
 
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
         """Update both moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
-        return m, choose(
-            c.adaptive, lambda: v.sqrt().add_(c.eps).mul_(c.divisor), lambda: torch.ones_like(v).mul_(c.plain)
-        )
+        return m, choose(c.adaptive, lambda: v.sqrt().add_(c.eps), lambda: torch.ones_like(v))
 
 
 @dataclass(frozen=True)

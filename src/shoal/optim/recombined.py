@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Transform
-from shoal.optim.core.optimizer import check
+from shoal.optim.core.arguments import check
 
 Link = Transform | Rule | type[Optimizer]
 

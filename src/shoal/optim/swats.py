@@ -24,6 +24,7 @@ from torch import Tensor
 
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least
+from shoal.optim.core.given import NOTHING, Supplied
 from shoal.optim.core.ops import ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
@@ -132,9 +133,9 @@ class SWATS(Optimizer):
                     f"{name}: got {last!r}; the first group's {first!r} is allowed, as there is one switch"
                 )
 
-    def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
+    def _items(self, number: int, group: dict[str, Any], supplied: Supplied = NOTHING) -> list[Item]:
         shared = self._estimate()
-        items = super()._items(number, group)
+        items = super()._items(number, group, supplied)
         for item in items:  # one tensor for all, so that who lacked a gradient knows as much as the others
             shared = item.state["estimate"] if shared is None else shared
             item.state["estimate"] = shared.to(item.p.device)

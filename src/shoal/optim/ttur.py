@@ -16,18 +16,18 @@ which `two_time_scales` has; in practice both rates are constant, and which play
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from shoal.optim.adafisher import AdaFisher, AdaFisherW
 from shoal.optim.core import Chain, Param, Rule
 from shoal.optim.core.arguments import above, whole
 from shoal.optim.core.plan import Memory
+from shoal.optim.core.scaler import unscaled
 from shoal.optim.schedules import Schedule, power_decay
 from shoal.optim.wrapping import Wrapper
 
@@ -190,6 +190,10 @@ class TTUR(torch.optim.Optimizer):
         return self.generator, self.discriminator
 
     @property
+    def _step_supports_amp_scaling(self) -> bool:
+        return any(getattr(player, "needs_graph", False) for player in self.players)
+
+    @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The generator's groups, then the discriminator's; changes of a group are its player's."""
         groups = []
@@ -235,9 +239,13 @@ class TTUR(torch.optim.Optimizer):
             Both losses before the step, of the discriminator the last one; None without losses.
 
         Raises:
-            ValueError: one loss alone was given, or none where there are several steps or an order to follow; or both
-                players need a graph at the same point.
+            ValueError: one loss alone was given, or none where there are several steps or an order to follow; or what
+                was given is no function, or its loss not a number that depends on its player; or both players need a
+                graph at the same point.
+            RuntimeError: a GradScaler steps a player that needs a graph.
         """
+        if not unscaled(self, given=False):
+            return None
         if generator is None and discriminator is None:
             if self.discriminator_steps > 1 or self.order != "simultaneous":
                 raise ValueError("generator, discriminator: got no losses; both are needed for more than one step each")
@@ -247,15 +255,18 @@ class TTUR(torch.optim.Optimizer):
         if generator is None or discriminator is None:
             raise ValueError("generator, discriminator: got one loss; both or neither are allowed")
         order = _check_graphs(self.players, self.order)
+        for name, loss in zip(PLAYERS, (generator, discriminator), strict=True):
+            if not callable(loss):
+                raise ValueError(f"{name}: got {type(loss).__name__}; a function that works out the loss is allowed")
         for _ in range(self.discriminator_steps - 1):
-            _take(self.discriminator, _gradient(self.discriminator, discriminator, self.generator))
-        second = _gradient(self.discriminator, discriminator, self.generator)
+            _take(self.discriminator, _gradient(self.players, 1, discriminator))
+        second = _gradient(self.players, 1, discriminator)
         if self.order == "alternating":
             _take(self.discriminator, second)
-            first = _gradient(self.generator, generator, self.discriminator)
+            first = _gradient(self.players, 0, generator)
             _take(self.generator, first)
         else:
-            first = _gradient(self.generator, generator, self.discriminator)
+            first = _gradient(self.players, 0, generator)
             for player in order:
                 _take(player, first if player is self.generator else second)
         return first, second
@@ -406,17 +417,28 @@ def _check_graphs(players: tuple[torch.optim.Optimizer, torch.optim.Optimizer], 
     return list(players if graphed[0] else reversed(players))
 
 
-def _gradient(player: torch.optim.Optimizer, loss: Loss, other: torch.optim.Optimizer) -> Tensor:
-    """The loss, with its gradient left at the player's own parameters; the other one's layers are not watched."""
+def _gradient(players: Sequence[torch.optim.Optimizer], number: int, loss: Loss) -> Tensor:
+    """The loss of a player, with its gradient left at its own parameters; the other one's layers are not watched.
+
+    Raises:
+        ValueError: it is not one number that depends on these.
+    """
+    player, other, name = players[number], players[1 - number], PLAYERS[number]
     own = [p for p in _parameters(player) if p.requires_grad]
     graphed = bool(getattr(player, "needs_graph", False))
     core = other.core if isinstance(other, Wrapper) else other
-    with ExitStack() as stack:
-        if isinstance(core, AdaFisher | AdaFisherW):
-            stack.enter_context(core.paused())
+    paused: Callable[[], AbstractContextManager[None]] = getattr(core, "paused", nullcontext)
+    with paused():
         with torch.enable_grad():
             value = loss()
-        found = torch.autograd.grad(value, own, create_graph=graphed, allow_unused=True)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name}: got a loss that is {got}; a tensor of one number is allowed")
+        found: Sequence[Tensor | None] = [None] * len(own)
+        if own and value.requires_grad:
+            found = torch.autograd.grad(value, own, create_graph=graphed, allow_unused=True)
+    if own and all(g is None for g in found):
+        raise ValueError(f"{name}: got a loss that depends on no parameter of the {name}'s; one that does is allowed")
     for p, g in zip(own, found, strict=True):
         p.grad = g
     return value.detach()

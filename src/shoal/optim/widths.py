@@ -24,7 +24,8 @@ layer divides what it gets by m_in, by a forward hook. A model that uses such a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -94,10 +95,7 @@ def widths(model: nn.Module, base: Base, *, sums: Mapping[str, int | None] | Non
     shapes = _shapes(base)
     own = dict(model.named_parameters())
     if own.keys() != shapes.keys():
-        raise ValueError(
-            f"base_model: got parameters {some_of(shapes.keys() - own.keys())} that the model lacks, and none for "
-            f"{some_of(own.keys() - shapes.keys())}; the same names are allowed"
-        )
+        raise ValueError(f"base_model: got {_difference(shapes.keys(), own.keys())}")
     if unknown := set(sums or ()) - own.keys():
         raise ValueError(f"sums: got {some_of(unknown)}; names of parameters are allowed")
     owners = _owners(model)
@@ -177,6 +175,16 @@ def _shapes(base: Base) -> dict[str, tuple[int, ...]]:
     if not isinstance(base, Mapping):
         raise ValueError(f"base_model: got {base!r:.80}; a module, or shapes by name, is allowed")
     return {name: tuple(shape) for name, shape in base.items()}
+
+
+def _difference(base: Set[str], own: Set[str]) -> str:
+    """In what the names of a base model's parameters are others than the model's, and what is allowed."""
+    parts = [f"parameters {some_of(base - own)} that the model lacks"] if base - own else []
+    parts += [f"none for {some_of(own - base)}"] if own - base else []
+    unnumbered = [{re.sub(r"\d+", "*", name) for name in names} for names in (base, own)]
+    deep = len(base) != len(own) and unnumbered[0] == unnumbered[1]
+    what, allowed = ("a model of another depth: ", "the same depth is") if deep else ("", "the same names are")
+    return f"{what}{', and '.join(parts)}; {allowed} allowed"
 
 
 def some_of(names: Iterable[str]) -> str:

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim.core.scaler import unscaled
+
 
 class Wrapper(torch.optim.Optimizer):
     """Base of the wrappers.
@@ -138,6 +140,10 @@ class Wrapper(torch.optim.Optimizer):
         """Whether the innermost optimizer's `step` must find a graph."""
         return bool(getattr(self.core, "needs_graph", False))
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        return self.needs_graph
+
     def parameters(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """(Group, parameter) of all parameters."""
         return ((group, p) for group in self.param_groups for p in group["params"])
@@ -159,8 +165,11 @@ class Wrapper(torch.optim.Optimizer):
             The closure's loss.
 
         Raises:
-            RuntimeError: parameters hold the weights to evaluate: `train` was not called.
+            RuntimeError: parameters hold the weights to evaluate: `train` was not called; or a GradScaler steps an
+                optimizer that needs a graph.
         """
+        if not unscaled(self, further.get("given") is not None):
+            return None
         layers = self.layers
         if any(layer.evaluating for layer in layers):
             raise RuntimeError("step: parameters hold the weights to evaluate; call train() before the next gradient")

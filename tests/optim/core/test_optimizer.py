@@ -101,6 +101,13 @@ def test_text_and_truth_are_not_numbers(value: Any) -> None:
         Plain([nn.Parameter(torch.zeros(2))], shift=value)
 
 
+@pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (3, "int"), (nn.Linear(2, 2), "Linear")])
+def test_what_holds_no_parameters_is_refused(value: Any, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"^params: got {kind}; parameters, .* groups are allowed, such as model\."):
+        Plain(value)
+    assert len(Plain(nn.ParameterList([torch.zeros(2)])).param_groups[0]["params"]) == 1
+
+
 def test_a_class_without_a_chain_says_so() -> None:
     class Empty(Optimizer):
         lr: float = 0.1

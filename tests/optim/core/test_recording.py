@@ -31,6 +31,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
     ),
     "addcdiv": (lambda x, y, c: torch.addcdiv(x, y, y, value=-0.5), lambda x, y, c: torch.addcdiv(x, y, x)),
     "addcmul": (lambda x, y, c: torch.addcmul(x, y, y, value=0.3), lambda x, y, c: x.clone().addcmul_(y, x)),
+    "atan": (lambda x, y, c: torch.atan(x),),
     "atan2": (lambda x, y, c: torch.atan2(x, y),),
     "bitwise_and": (lambda x, y, c: ((x > 0) & (y > 0)).to(x.dtype), lambda x, y, c: x * ((x > 0) & c.flag)),
     "bitwise_not": (lambda x, y, c: x * ~(y > 0),),

@@ -411,8 +411,37 @@ def test_what_is_no_model_or_not_its_optimizer_is_refused() -> None:
         NiNo(Adam(model.parameters()), model, EXAMPLE, nowcaster=network())
 
 
+@pytest.mark.parametrize("cls", [GraphNowcaster, SingleNowcaster])
+def test_a_network_that_is_not_of_its_shape_or_gets_other_states_is_refused(cls: Any) -> None:
+    narrow: Nowcaster = cls(Shape(states=4, horizon=40, width=6))
+    with pytest.raises(ValueError, match=r"^states: got 5 of each parameter; 4 are allowed"):
+        narrow(make(Training()).graph, torch.zeros(51, 1, 5), 1)
+    narrow.shape = SHAPE
+    with pytest.raises(
+        ValueError, match=r"^nowcaster: got one with .*weight \(6, \d+\); \(6, \d+\) is allowed for Shape"
+    ):
+        make(Training(), nowcaster=narrow)
+    with pytest.raises(ValueError, match=r"^nowcaster: got Linear; a Nowcaster, a file or None is allowed"):
+        make(Training(), nowcaster=nn.Linear(5, 40))
+
+
+def test_more_states_than_the_network_looks_at_are_refused() -> None:
+    """Which would never be as many as it looks at."""
+    training = Training()
+    optimizer = make(training, nowcaster=Line(SHAPE), period=10)
+    training.run(optimizer, range(1, 9))
+    other = make(training, nowcaster=Line(Shape(states=2, horizon=40, width=6)), period=10)
+    other.load_state_dict(optimizer.state_dict())
+    with pytest.raises(
+        ValueError, match=r"^state_dict: got 4 states kept for a forecast from 2; that of a nowcaster of"
+    ):
+        other.step()
+
+
 def test_there_is_no_rule_and_the_reason_is_given() -> None:
-    with pytest.raises(NotImplementedError, match="forecasts whole models from how their layers are connected"):
+    with pytest.raises(
+        ValueError, match=r"^rule: got adam for nino, which forecasts .*; shoal\.optim\.NiNo .* is allowed"
+    ):
         WRAPPERS["nino"].load()(Adam.rule(0.1))
 
 

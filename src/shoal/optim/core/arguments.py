@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.optim.core.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,22 @@ SHARED: dict[str, Argument] = {
     "maximize": Argument("go up the gradient instead of down", "True or False", flag),
     "compile": Argument("step by one compiled kernel (a C++ compiler is needed)", "True or False", flag),
 }
+
+
+def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
+    """Refuse values that are not allowed.
+
+    Raises:
+        ValueError: names the argument, the value and what is allowed.
+    """
+    for name, value in values.items():
+        argument = cls.about.get(name) or SHARED.get(name)
+        if argument is None:
+            continue
+        number = isinstance(cls.arguments.get(name), float) or name == "lr"
+        try:
+            allowed = not (number and isinstance(value, str | bool)) and bool(argument.check(value))
+        except (TypeError, ValueError, RuntimeError):  # of values that cannot be compared at all
+            allowed = False
+        if not allowed:
+            raise ValueError(f"{name}: got {value!r}; {argument.allowed} is allowed")

@@ -37,6 +37,7 @@ FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
     "-fno-thread-jumps",  # jumps for NaN would leave less of the loop to vector operations
 )
+WIDE = ("-mprefer-vector-width=512",)  # where there are such vectors (x86)
 VECTOR_MATHS = ("-DVECTOR_MATHS=1", "-lmvec")  # where the C library has such functions (glibc 2.35, x86)
 SHARE = 1 << 18  # entries that are worth another thread
 TYPES = {torch.float32: "f", torch.float64: "d"}
@@ -252,7 +253,7 @@ def compiler() -> str | None:
 @functools.cache
 def _load(text: str) -> Step:
     """The compiled function of a source text, from the cache if it is there."""
-    depends = [text, *FLAGS, *VECTOR_MATHS, _machine(), str(compiler())]
+    depends = [text, *FLAGS, *WIDE, *VECTOR_MATHS, _machine(), str(compiler())]
     made_for = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:32]
     try:
         found = next((file for file in cache().glob(f"{made_for}-*.so") if _intact(file)), None)
@@ -295,7 +296,7 @@ def _compile(text: str, made_for: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         code, made = Path(work) / "step.cpp", Path(work) / "step.so"
         code.write_text(text)
-        for more in (VECTOR_MATHS, ()):
+        for more in (WIDE + VECTOR_MATHS, WIDE, ()):
             argv = [found, *FLAGS, "-o", str(made), str(code), *more]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if done.returncode == 0:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from shoal.optim.core.plan import Memory, Plan, compute_dtype
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.transform import Shape
 from shoal.tensors.random import derive, uniform
@@ -109,7 +111,7 @@ def newton(
         ).sum(0)
 
     def times(weight: Tensor, a: Sequence[Tensor]) -> list[Tensor]:
-        return [x * weight.to(x.dtype).view(*weight.shape, *[1] * (x.dim() - weight.dim())) for x in a]
+        return [x * weight.to(x.dtype).view([*weight.shape, *[1] * (x.dim() - weight.dim())]) for x in a]
 
     r = [g.detach() for g in gradients]
     d, q = [torch.zeros_like(x) for x in r], r
@@ -134,3 +136,37 @@ def newton(
         going = going & (left > first * torch.finfo(r[0].dtype).eps ** 2)
     instead = times(steepest.double(), [g.detach() for g in gradients])
     return [(x + y).contiguous() for x, y in zip(d, instead, strict=True)]
+
+
+def supplied(
+    plans: Sequence[Plan],
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    signs: Sequence[Tensor],
+    stacked: bool = False,
+) -> list[Memory]:
+    """What each parameter's chain asks for of the Hessian of those that ask for the same; the graph is let go.
+
+    Args:
+        plans: of the parameters.
+        gradients, parameters, stacked: as of `newton`, whose settings are those of the first plan that asks for it.
+        signs: of the parameters whose plans ask for "curvature".
+
+    Returns:
+        For each parameter, tensors by name.
+    """
+    given: list[Memory] = [{} for _ in parameters]
+    for name in ("newton", "curvature"):  # the last one lets go of the graph
+        places = [i for i, plan in enumerate(plans) if name in plan.given]
+        if not places:
+            continue
+        gs, ps = [gradients[i] for i in places], [parameters[i] for i in places]
+        if name == "curvature":
+            found = diagonal(gs, ps, signs)
+        else:
+            first = plans[places[0]]
+            asking: Any = first.chain[first.given[name]]
+            found = newton(gs, ps, asking.cg_steps, asking.eps, stacked)
+        for i, x in zip(places, found, strict=True):
+            given[i][name] = x.detach().to(compute_dtype(x.dtype))
+    return given

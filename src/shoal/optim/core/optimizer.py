@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from shoal.optim.core import curvature
-from shoal.optim.core.arguments import SHARED, Argument
-from shoal.optim.core.plan import Chain, Memory, Param, Plan, compute_dtype
+from shoal.optim.core.arguments import Argument, check
+from shoal.optim.core.given import NOTHING, Given, Supplied, differentiated, graphs, told
+from shoal.optim.core.plan import Chain, Param, Plan
 from shoal.optim.core.rule import Rule
-from shoal.optim.core.stepping import Item, step_items
+from shoal.optim.core.scaler import unscaled
+from shoal.optim.core.stepping import Item, not_fused, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = Any
 """A group's arguments by name, as attributes."""
-Given: TypeAlias = Mapping[str, Sequence[Tensor | None]]
 MISSING: Any = inspect.Parameter.empty
 
 
@@ -100,6 +101,11 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     def __init__(self, params: Params, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(params, Iterable):
+            raise ValueError(
+                f"params: got {type(params).__name__}; parameters, (name, parameter) pairs or groups are allowed, such "
+                "as model.named_parameters()"
+            )
         bound = inspect.signature(type(self)).bind(params, *args, **kwargs)
         bound.apply_defaults()
         defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
@@ -108,8 +114,6 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         self._kernels: Kernels | None = None
         self._told: float | None = None
         self._asks = False
-        self._taken: dict[Tensor, Tensor | None] = {}  # gradients that are not in `grad`, and
-        self._given: dict[Tensor, Memory] = {}  # what transforms are given beside them, for the length of a step
         self._shared: dict[str, Tensor] = {}
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
         self.around: tuple[Transform, ...] = ()  # at its end, put there by wrappers such as Cautious
@@ -168,7 +172,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._chains, self._kernels, self._told, self._shared = {}, None, None, {}
-        self._asks, self._taken, self._given = True, {}, {}
+        self._asks = True
         for group in self.param_groups:
             for name, value in self.arguments.items():
                 group.setdefault(name, value)
@@ -193,8 +197,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         finally:
             self._chains, self._shared = {}, {}
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(ids, parameters, strict=True):
+        for i, p in zip(ids, self._parameters(), strict=True):
             for name, value in state_dict["state"].get(i, {}).items():
                 if isinstance(value, Tensor):
                     self.state[p][name] = value.to(p.device, copy=True)
@@ -240,93 +243,51 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             The closure's loss.
 
         Raises:
-            RuntimeError: a gradient is sparse, or the optimizer needs the loss or a graph and was not told it.
-            ValueError: the loss is NaN or infinite, or `given` has a name that nothing asks for, or has not one finite
-                tensor of the right shape for each parameter.
+            RuntimeError: a gradient is sparse, or the optimizer needs the loss or a graph and was not told it, or a
+                graph and is stepped by a GradScaler, or the loss depends on none of its parameters.
+            ValueError: the loss is not one finite number, or `given` has a name that nothing asks for, or has not one
+                finite tensor of the right shape for each parameter.
         """
-        told = graphed = loss
+        if not unscaled(self, given is not None):
+            return None
+        graphed = loss
         if closure is not None:
-            earlier = self._with_graphs()
+            earlier = graphs(self._parameters())
             with torch.enable_grad():
-                told = graphed = loss = closure()
-            if any(all(g is not old for old in earlier) for g in self._with_graphs()):
+                loss = closure()
+            graphed = loss
+            if any(all(g is not old for old in earlier) for g in graphs(self._parameters())):
                 graphed = None
-        self._told = None if told is None else float(told)
+        self._told = None if loss is None else _number(loss)
         for number, group in enumerate(self.param_groups):
             self._plans(number, group)  # what they ask for may have changed with the settings
-        if self._asks or given is not None:
-            self._supply(graphed, given)
+        supplied = self._supply(graphed, given) if self._asks or given is not None else NOTHING
         plain: list[Item] = []
         compiled: list[Item] = []
-        try:
-            for number, group in enumerate(self.param_groups):
-                (compiled if group["compile"] else plain).extend(self._items(number, group))
-        finally:
-            self._taken, self._given = {}, {}
+        for number, group in enumerate(self.param_groups):
+            (compiled if group["compile"] else plain).extend(self._items(number, group, supplied))
         if compiled:
             plain += self._by_kernels(compiled)
-        step_items(_not_fused(plain))
+        step_items(not_fused(plain))
         return None if closure is None else loss
 
-    def _supply(self, loss: float | Tensor | None, given: Given | None) -> None:
+    def _supply(self, loss: float | Tensor | None, given: Given | None) -> Supplied:
         """Find what transforms ask for beside gradients."""
         plans = {p: plan for i, group in enumerate(self.param_groups) for p, plan in self._plans(i, group).items()}
         self._asks = any(plan.given for plan in plans.values())
         if given is not None:
-            self._given = _by_parameter(plans, given, type(self).__name__)
-        elif any(name in plan.given for plan in plans.values() for name in curvature.GRAPHED):
-            self._differentiate(plans, loss)
-
-    def _differentiate(self, plans: Mapping[Tensor, Plan], loss: float | Tensor | None) -> None:
-        """Gradients with their graph, and what they tell of the Hessian."""
-        gradients = self._with_graph(list(plans), loss)
-        groups = {
-            p: (number, i, group)
+            return told(plans, given, type(self).__name__)
+        if not self.needs_graph:
+            return NOTHING
+        places = {
+            p: (number, i, p, plans[p], group)
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         }
-        for name in ("newton", "curvature"):  # the last one lets go of the graph
-            ps = [p for p, plan in plans.items() if name in plan.given and p in gradients]
-            if not ps:
-                continue
-            with torch.enable_grad():
-                gs = [-gradients[p] if groups[p][2]["maximize"] else gradients[p] for p in ps]
-            if name == "curvature":
-                found = curvature.diagonal(gs, ps, [self._signs(plans[p], p, *groups[p]) for p in ps])
-            else:
-                asking: Any = plans[ps[0]].chain[plans[ps[0]].given[name]]
-                found = curvature.newton(gs, ps, asking.cg_steps, asking.eps)
-            for p, x in zip(ps, found, strict=True):
-                self._given.setdefault(p, {})[name] = x.to(compute_dtype(p.dtype))
-        self._taken = {p: gradients[p].detach() if p in gradients else None for p in plans}
-        for p in plans:
-            if p.grad is not None and p.grad.requires_grad:
-                p.grad = p.grad.detach()
+        climbing = {p for p, (*_, group) in places.items() if group["maximize"]}
+        return differentiated(plans, loss, lambda p: self._signs(*places[p]), climbing, type(self).__name__)
 
-    def _with_graph(self, ps: list[Tensor], loss: float | Tensor | None) -> dict[Tensor, Tensor]:
-        """Gradients that can be differentiated again, of the parameters that have any."""
-        if isinstance(loss, Tensor) and loss.requires_grad:
-            wanted = [p for p in ps if p.requires_grad]
-            try:
-                found = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                if "second time" not in str(error):
-                    raise
-            else:
-                return {p: g for p, g in zip(wanted, found, strict=True) if g is not None}
-        if self._with_graphs():
-            return {p: p.grad for p in ps if p.grad is not None}
-        raise RuntimeError(
-            f"{type(self).__name__} needs a graph to differentiate twice: step(loss=loss) with a loss that has not "
-            "been through backward(), or step() after loss.backward(create_graph=True), or step(closure) with either"
-        )
-
-    def _with_graphs(self) -> list[Tensor]:
-        """The gradients in `grad` that still have their graph."""
-        grads = (p.grad for group in self.param_groups for p in group["params"])
-        return [g for g in grads if g is not None and g.requires_grad]
-
-    def _signs(self, plan: Plan, p: Tensor, number: int, i: int, group: dict[str, Any]) -> Tensor:
+    def _signs(self, number: int, i: int, p: Tensor, plan: Plan, group: dict[str, Any]) -> Tensor:
         """Random signs for this step of a parameter."""
         state = self._state_of(number, i, p, plan, group)
         return curvature.signs(state[plan.seed], state["step"] + 1, tuple(p.shape), p.dtype)
@@ -339,13 +300,15 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             self._kernels = Kernels()
         return self._kernels.step(items)
 
-    def _items(self, number: int, group: dict[str, Any]) -> list[Item]:
+    def _items(self, number: int, group: dict[str, Any], supplied: Supplied = NOTHING) -> list[Item]:
+        """What is to be stepped of a group."""
         plans = self._plans(number, group)
+        gradients, given = supplied.gradients, supplied.given
         lr, negate = float(group["lr"]), bool(group["maximize"])
         scalars: dict[tuple[int, int], list[Scalars]] = {}
         items = []
         for i, p in enumerate(group["params"]):
-            g = self._taken.get(p, p.grad)
+            g = gradients.get(p, p.grad)
             if g is None:
                 continue
             if g.layout is not torch.strided:
@@ -365,7 +328,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
             if plan.shared:
                 self._share(plan, state, p)
-            own = {**state, **self._given[p]} if p in self._given else state
+            own = {**state, **given[p]} if p in given else state
             items.append(Item(plan, p, g, own, numbers, negate))
         return items
 
@@ -387,6 +350,13 @@ class Optimizer(_Declared, torch.optim.Optimizer):
     def needs_graph(self) -> bool:
         """Whether `step` must be told a loss that still has its graph, or find such gradients."""
         return any(name in plan.given for plan in self._all_plans() for name in curvature.GRAPHED)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        return self.needs_graph
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def _all_plans(self) -> list[Plan]:
         return [plan for i, group in enumerate(self.param_groups) for plan in self._plans(i, group).values()]
@@ -434,46 +404,11 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _by_parameter(plans: Mapping[Tensor, Plan], given: Given, asking: str) -> dict[Tensor, Memory]:
-    """What each parameter is given, once it has been looked at; `asking` is the optimizer's name."""
-    result: dict[Tensor, Memory] = {}
-    known = {name: None for plan in plans.values() for name in plan.given}
-    for name, tensors in given.items():
-        if name not in known:
-            raise ValueError(f"given: got {name!r} for {asking}; {' or '.join(known) or 'nothing'} is allowed")
-        if len(tensors) != len(plans):
-            raise ValueError(f"given: got {len(tensors)} of {name}; one for each of {len(plans)} parameters is allowed")
-        for i, ((p, plan), x) in enumerate(zip(plans.items(), tensors, strict=True)):
-            if x is None or name not in plan.given:
-                continue
-            wanted = plan.chain[plan.given[name]].given_shape(name, tuple(p.shape))
-            got = tuple(x.shape) if isinstance(x, Tensor) else x
-            if got != wanted:
-                raise ValueError(f"given: got {name} {got!r} for parameter {i}; a tensor of shape {wanted} is allowed")
-            if not bool(x.isfinite().all()):
-                raise ValueError(f"given: got {name} with NaN or inf for parameter {i}; finite numbers are allowed")
-            result.setdefault(p, {})[name] = x.to(compute_dtype(p.dtype))
-    return result
-
-
-def _not_fused(items: list[Item]) -> list[Item]:
-    """What is left to be stepped after torch's fused kernels took what they can."""
-    groups: dict[tuple[int, bool], list[Item]] = {}
-    for item in items:
-        groups.setdefault((id(item.scalars), item.negate), []).append(item)
-    rest = []
-    for some in groups.values():
-        chain = some[0].plan.chain
-        own = chain and "fused" in vars(type(chain[-1]))  # an inherited kernel may not be the subclass's step
-        if not (own and all(map(_of_one_size, some)) and chain[-1].fused(some)):
-            rest += some
-    return rest
-
-
-def _of_one_size(item: Item) -> bool:
-    """Torch's fused kernels do not look, and leave the memory of what is smaller; other operations raise."""
-    n = item.p.numel()
-    return item.g.numel() == n and all(item.state[key].numel() == n for key in item.plan.keys)
+def _number(loss: float | Tensor) -> float:
+    """The loss as a number."""
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise ValueError(f"loss: got a tensor of shape {tuple(loss.shape)}; one number is allowed, such as loss.mean()")
+    return float(loss)
 
 
 @dataclass(frozen=True)
@@ -486,22 +421,3 @@ class Links:
     def __call__(self, param: Param) -> Chain:
         """The chain for one parameter."""
         return self.cls.links(SimpleNamespace(**self.settings), param)
-
-
-def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
-    """Refuse values that are not allowed.
-
-    Raises:
-        ValueError: names the argument, the value and what is allowed.
-    """
-    for name, value in values.items():
-        argument = cls.about.get(name) or SHARED.get(name)
-        if argument is None:
-            continue
-        number = isinstance(cls.arguments.get(name, MISSING), float) or name == "lr"
-        try:
-            allowed = not (number and isinstance(value, str | bool)) and bool(argument.check(value))
-        except (TypeError, ValueError, RuntimeError):  # of values that cannot be compared at all
-            allowed = False
-        if not allowed:
-            raise ValueError(f"{name}: got {value!r}; {argument.allowed} is allowed")

@@ -181,7 +181,8 @@ class Plan:
         lr = scalars[-1].lr
         if self._quotient is not None and not isinstance(lr, Tensor):
             u = self.transform(g, p, g, states, scalars, 0, len(self.chain) - 1)
-            p.addcdiv_(*self._quotient.fraction(u, p, g, states[-1], scalars[-2]), value=-lr)
+            own = scalars[-2]
+            p.addcdiv_(*self._quotient.fraction(u, p, g, states[-1], own), value=-lr * getattr(own, "times", 1.0))
             return
         self.finish(self.transform(g, p, g, states, scalars), p, g, states, scalars)
 

@@ -38,6 +38,7 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
     "addcdiv": lambda a, b, c, value=1: f"({a} + {_scaled(b, c, '/', value)})",
     "addcmul": lambda a, b, c, value=1: f"({a} + {_scaled(b, c, '*', value)})",
     "_to_copy": lambda x: x,
+    "atan": lambda x: f"std::atan({x})",
     "atan2": lambda a, b: f"std::atan2(T({a}), T({b}))",
     "bitwise_and": lambda a, b: f"({a} && {b})",
     "bitwise_not": lambda a: f"(!{a})",
@@ -108,6 +109,8 @@ VECTOR float powf(float, float) noexcept;
 VECTOR double pow(double, double) noexcept;
 VECTOR float tanhf(float) noexcept;
 VECTOR double tanh(double) noexcept;
+VECTOR float atanf(float) noexcept;
+VECTOR double atan(double) noexcept;
 VECTOR float atan2f(float, float) noexcept;
 VECTOR double atan2(double, double) noexcept;
 #endif
@@ -183,26 +186,26 @@ class _Writer(TorchDispatchMode):
             self._names[id(result)] = _literal(result.item()) if constant else self._operand(args[0])
             self._kept.append(result)
             return result
-        in_place = name.endswith("_")
+        written = args[0] if name.endswith("_") else kwargs.get("out")
         form = EXPRESSIONS.get(name.rstrip("_"))
         if form is None or not isinstance(result, Tensor):
             raise Untranslatable(f"{name} is not among the operations of compiled rules")
         if result.dtype not in (self._dtype, torch.bool):
             raise Untranslatable(f"{name} gives {result.dtype}")
         operands = [self._operand(a) for a in args]
-        named = {key: self._operand(value) for key, value in kwargs.items() if key not in IGNORED}
+        named = {key: self._operand(value) for key, value in kwargs.items() if key not in {"out", *IGNORED}}
         named = {{"min": "low", "max": "high"}.get(key, key): value for key, value in named.items()}
         try:
             expression = form(*operands, **named)
         except TypeError:
             raise Untranslatable(f"{name} with {', '.join(kwargs)} is not an operation of compiled rules") from None
-        target = operands[0] if in_place else f"v{self.count}"
-        if in_place:
+        target = f"v{self.count}" if written is None else self._operand(written)
+        if written is not None:
             self.changed.add(target)
         else:
             self._names[id(result)] = target
             self._kept.append(result)
-        kind = "" if in_place else "bool " if result.dtype == torch.bool else "T "
+        kind = "" if written is not None else "bool " if result.dtype == torch.bool else "T "
         self.count += 1
         lines = self.lines if result.dim() else self.ahead  # of numbers alone: once, and not for each entry
         lines.append(f"{kind}{target} = {expression};")

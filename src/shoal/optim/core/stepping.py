@@ -36,6 +36,26 @@ class Item:
     negate: bool = False
 
 
+def not_fused(items: Sequence[Item]) -> list[Item]:
+    """What is left to be stepped after torch's fused kernels took what they can."""
+    groups: dict[tuple[int, bool], list[Item]] = {}
+    for item in items:
+        groups.setdefault((id(item.scalars), item.negate), []).append(item)
+    rest = []
+    for some in groups.values():
+        chain = some[0].plan.chain
+        own = chain and "fused" in vars(type(chain[-1]))  # an inherited kernel may not be the subclass's step
+        if not (own and all(map(_of_one_size, some)) and chain[-1].fused(some)):
+            rest += some
+    return rest
+
+
+def _of_one_size(item: Item) -> bool:
+    """Torch's fused kernels do not look, and leave the memory of what is smaller; other operations raise."""
+    n = item.p.numel()
+    return item.g.numel() == n and all(item.state[key].numel() == n for key in item.plan.keys)
+
+
 def step_items(items: Sequence[Item]) -> None:
     """One step of some parameters: block by block, tensor by tensor, or together, as their chains need."""
     if any(item.plan.model_wide for item in items):

@@ -181,7 +181,10 @@ class Transform:
 
 
 class Quotient(Transform):
-    """A transform whose update is a fraction; at the end of a chain the parameter takes it without writing it down."""
+    """A transform whose update is a fraction; at the end of a chain the parameter takes it without writing it down.
+
+    If `derived` gives a number "times", the update is so many times the fraction.
+    """
 
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
         """Numerator and denominator of what `apply` returns; arguments are as there."""
@@ -190,4 +193,5 @@ class Quotient(Transform):
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """The fraction."""
         numerator, denominator = self.fraction(u, p, g, s, c)
-        return numerator / denominator
+        update = numerator / denominator
+        return update * c.times if hasattr(c, "times") else update

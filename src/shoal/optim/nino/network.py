@@ -77,8 +77,15 @@ class Nowcaster(nn.Module):
 
         Returns:
             [P, B], or [P, B, K].
+
+        Raises:
+            ValueError: there are not c states.
         """
         raise NotImplementedError
+
+    def _check(self, states: Tensor) -> None:
+        if states.shape[-1] != self.shape.states:
+            raise ValueError(f"states: got {states.shape[-1]} of each parameter; {self.shape.states} are allowed")
 
 
 class Messages(nn.Module):
@@ -129,6 +136,7 @@ class GraphNowcaster(Nowcaster):
 
     def forward(self, graph: NeuralGraph, states: Tensor, k: int | None = None, signs: Tensor | None = None) -> Tensor:
         """Residuals of the parameters, in scaled units; see `Nowcaster`."""
+        self._check(states)
         used, shape = graph.slots, self.shape
         features = graph.features(states).flatten(2)
         e = F.linear(features, self.edges.weight[:, : features.shape[2]], self.edges.bias)
@@ -162,6 +170,7 @@ class SingleNowcaster(Nowcaster):
 
     def forward(self, graph: NeuralGraph, states: Tensor, k: int | None = None, signs: Tensor | None = None) -> Tensor:
         """Residuals of the parameters, in scaled units; see `Nowcaster`."""
+        self._check(states)
         kind = graph.kind[graph.place // graph.slots]
         h = self.first(states) + self.kinds(kind)[:, None]
         for layer in self.hidden:
@@ -183,3 +192,21 @@ def _initialise(network: GraphNowcaster | SingleNowcaster) -> None:
 
 
 NETWORKS: dict[str, type[Nowcaster]] = {"graph": GraphNowcaster, "single": SingleNowcaster}
+
+
+def check(network: Nowcaster) -> None:
+    """Refuse a network of this module that is not as its `shape` says.
+
+    Raises:
+        ValueError: a tensor has another shape.
+    """
+    if type(network) not in NETWORKS.values():
+        return
+    with torch.device("meta"):
+        wanted = {name: tuple(x.shape) for name, x in type(network)(network.shape).state_dict().items()}
+    found = {name: tuple(x.shape) for name, x in network.state_dict().items()}
+    for name in wanted | found:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"nowcaster: got one with {name} {found.get(name)}; {wanted.get(name)} is allowed for {network.shape}"
+            )

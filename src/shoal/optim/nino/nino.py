@@ -29,7 +29,7 @@ from shoal.optim.core import Rule
 from shoal.optim.core.arguments import whole
 from shoal.optim.nino.files import SHIPPED, load
 from shoal.optim.nino.graph import NeuralGraph
-from shoal.optim.nino.network import Nowcaster
+from shoal.optim.nino.network import Nowcaster, check
 from shoal.optim.nino.scaling import horizons, scaled
 from shoal.optim.nino.tracing import neural_graph
 from shoal.optim.wrapping import Wrapper
@@ -54,11 +54,11 @@ def nino(rule: Rule) -> Rule:
     """There is none for stacked peers.
 
     Raises:
-        NotImplementedError: always.
+        ValueError: always.
     """
-    raise NotImplementedError(
-        "NiNo forecasts whole models from how their layers are connected, which a rule, made of a chain for each"
-        " parameter, does not see; shoal.optim.NiNo goes around an optimizer in a torch loop"
+    raise ValueError(
+        f"rule: got {rule.name} for nino, which forecasts whole models from how their layers are connected, and a "
+        "rule, made of a chain for each parameter, does not see that; shoal.optim.NiNo in a torch loop is allowed"
     )
 
 
@@ -92,6 +92,8 @@ class NiNo(Wrapper):
     schedule: list[int]
     period: int
     last: Forecast | None
+    _states: dict[Tensor, Tensor]  # kept so far, [m, ...]
+    _steps: dict[Tensor, int]  # since the beginning; the same for all
 
     def __init__(
         self,
@@ -106,7 +108,11 @@ class NiNo(Wrapper):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model: got {type(model).__name__}; a torch.nn.Module is allowed")
-        if not isinstance(nowcaster, Nowcaster):
+        if not isinstance(nowcaster, Nowcaster | str | Path | None):
+            raise ValueError(f"nowcaster: got {type(nowcaster).__name__}; a Nowcaster, a file or None is allowed")
+        if isinstance(nowcaster, Nowcaster):
+            check(nowcaster)
+        else:
             nowcaster = load(SHIPPED if nowcaster is None else nowcaster)
         shape = nowcaster.shape
         if not whole(1)(max_steps):
@@ -134,9 +140,6 @@ class NiNo(Wrapper):
                 raise ValueError(f"optimizer: got one with a tensor {list(p.shape)} that is no parameter of the model")
         self.graph = neural_graph(model, example, slots=shape.slots, positions=shape.positions)
 
-    _states: dict[Tensor, Tensor]  # kept so far, [m, ...]
-    _steps: dict[Tensor, int]  # since the beginning; the same for all
-
     def kept(self) -> dict[str, dict[Tensor, Any]]:
         """States so far, and the number of steps."""
         return {"states": self._states, "steps": self._steps}
@@ -161,6 +164,11 @@ class NiNo(Wrapper):
     def replaces(self, layers: list[Wrapper]) -> bool:
         """Count the step, keep the weights if it is time, and say whether there are enough."""
         _checked(layers)
+        if self._collected >= (count := self.nowcaster.shape.states):
+            raise ValueError(
+                f"state_dict: got {self._collected} states kept for a forecast from {count}; that of a nowcaster of as "
+                "many states is allowed"
+            )
         step = self.steps + 1
         for _, p in self.parameters():
             self._steps[p] = step

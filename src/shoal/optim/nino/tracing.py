@@ -3,21 +3,13 @@
 The pass runs on torch's meta device: nothing is computed, no buffer changes, no random number is drawn. Beside each
 activation lies a tensor of the same shape with the numbers of its neurons, and beside each parameter one with the
 numbers of its entries. What only moves entries (views, permutations, concatenation) moves those, too; layers make new
-neurons and edges. `LAYERS` and what `shoal.optim.nino.known` lists are known; anything else that touches an activation
-is refused, with the name of the module.
-
-- Linear and convolution: an edge from each neuron in to each neuron out, kernels as slots. Where a flattened image
-  enters a linear layer, a channel has one edge with all its positions as slots (several side by side, if they are more
-  than an edge has).
-- Bias, scale of a norm: edges from a node of their own. Positions, class tokens: from a node for each.
-- Sums of activations: edges that have no parameter, neuron by neuron.
-- Attention: `scaled_dot_product_attention` and `nn.MultiheadAttention`; see `Builder.attention`.
-- Embeddings: edges from a node for each token or, if the numbers do not come from the input, position.
+neurons and edges (layers.py), and sums of activations edges that have no parameter, neuron by neuron. What `LAYERS`
+and `shoal.optim.nino.known` list is known; anything else that touches an activation is refused, with the name of the
+module.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from shoal.optim.nino.building import Builder
 from shoal.optim.nino.graph import Kind, NeuralGraph
 from shoal.optim.nino.known import ADDS, ASKS, KEEPS, MOVES, POOLS, REDUCES, SCALES
+from shoal.optim.nino.layers import LAYERS
 
 
 @dataclass(eq=False)
@@ -85,13 +78,18 @@ def neural_graph(model: nn.Module, example: Any, *, slots: int = 9, positions: i
 
 
 class Tracer(TorchFunctionMode):
-    """Follows neurons through calls of torch's functions."""
+    """Follows neurons through calls of torch's functions.
+
+    Attributes:
+        builder: of the graph.
+        positions: neurons of embeddings that were not of the input.
+    """
 
     def __init__(self, slots: int) -> None:
         super().__init__()
         self.builder = Builder(slots)
         self._shadows: dict[int, Shadow] = {}
-        self._positions: set[int] = set()  # neurons of embeddings that were not of the input
+        self.positions: set[int] = set()
         self._modules: list[tuple[str, str]] = []
 
     # -- where it is --------------------------------------------------------------------------------------------------
@@ -170,7 +168,7 @@ class Tracer(TorchFunctionMode):
         if name in POOLS:
             channels = self.neurons(args[0], 1)
             result = func(*args, **kwargs)
-            self._channels(result, channels)
+            self.channels(result, channels)
             return result
         if name in REDUCES:
             return self._reduce(func, args, kwargs)
@@ -181,10 +179,12 @@ class Tracer(TorchFunctionMode):
             return result
         raise self.refused(f"{name} on activations")
 
-    def _channels(self, result: Tensor, channels: Tensor) -> None:
+    def channels(self, result: Tensor, channels: Tensor) -> None:
+        """Note that the second dimension of a result holds these neurons."""
         self.note(result, channels.view(-1, *[1] * (result.dim() - 2)).expand(result.shape).clone())
 
-    def _last(self, result: Tensor, neurons: Tensor) -> None:
+    def last(self, result: Tensor, neurons: Tensor) -> None:
+        """Note that the last dimension of a result holds these neurons."""
         self.note(result, neurons.expand(result.shape).clone())
 
     def _keep(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -252,11 +252,12 @@ class Tracer(TorchFunctionMode):
         act, par = (a, b) if a.neurons else (b, a)
         if bool((act.ids < 0).any()):
             self.neurons(act.of, -1)
-        self._attach(act.ids.expand(result.shape), par.ids.expand(result.shape), None if adds else Kind.SCALE)
+        self.attach(act.ids.expand(result.shape), par.ids.expand(result.shape), None if adds else Kind.SCALE)
         self.note(result, act.ids.expand(result.shape).clone())
         return result
 
-    def _attach(self, neurons: Tensor, entries: Tensor, kind: Kind | None) -> None:
+    def attach(self, neurons: Tensor, entries: Tensor, kind: Kind | None) -> None:
+        """Edges of parameters that belong to single neurons, entry by entry; see `Builder.rows`."""
         try:
             self.builder.rows(neurons.flatten(), entries.flatten(), kind)
         except ValueError as error:
@@ -267,192 +268,11 @@ class Tracer(TorchFunctionMode):
         pairs = torch.unique(torch.stack([a.flatten(), b.flatten()], 1), dim=0)
         pairs = pairs[(pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
         for one, others, kept in ((0, 1, a), (1, 0, b)):
-            if len(pairs) and self._positions.issuperset(pairs[:, others].tolist()):
+            if len(pairs) and self.positions.issuperset(pairs[:, others].tolist()):
                 self.builder.identify(pairs[:, one], pairs[:, others])
                 return kept.clone()
         self.builder.link(pairs.amin(1), pairs.amax(1), Kind.RESIDUAL)
         return torch.maximum(a, b)
-
-    # -- layers -------------------------------------------------------------------------------------------------------
-
-    def layer(self, source: Tensor, weights: Tensor, bias: Any, kind: Kind) -> Tensor:
-        """New neurons [O], which weights [O, I, S] lead to."""
-        target = self.builder.group(len(weights))
-        self.builder.dense(source, target, weights, kind)
-        if bias is not None:
-            self._attach(target, self.entries(bias), Kind.BIAS)
-        return target
-
-    def linear(self, func: Any, input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
-        """`F.linear`."""
-        entries = self.entries(weight)
-        neurons = self.layer(self.neurons(input, -1), entries[:, :, None], bias, Kind.LINEAR)
-        result: Tensor = func(input, weight, bias)
-        self._last(result, neurons)
-        return result
-
-    def product(self, func: Any, input: Tensor, other: Tensor) -> Tensor:
-        """`activation @ matrix`."""
-        if (shadow := self.shadow(other)) is None or shadow.neurons or other.dim() != 2:
-            raise self.refused("a matrix product of activations (attention is known as scaled_dot_product_attention)")
-        entries = shadow.ids.T
-        neurons = self.layer(self.neurons(input, -1), entries[:, :, None], None, Kind.LINEAR)
-        result: Tensor = func(input, other)
-        self._last(result, neurons)
-        return result
-
-    def addmm(self, func: Any, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Tensor:
-        """`bias + activation @ matrix`."""
-        neurons = self.layer(self.neurons(mat1, -1), self.entries(mat2).T[:, :, None], input, Kind.LINEAR)
-        result: Tensor = func(input, mat1, mat2, **scales)
-        self._last(result, neurons)
-        return result
-
-    def convolution(self, func: Any, input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`F.conv1d` to `F.conv3d`, with groups."""
-        result = func(input, weight, bias, *args, **kwargs)
-        source, entries = self.neurons(input, 1), self.entries(weight).flatten(2)
-        groups = len(source) // entries.shape[1]
-        target = self.builder.group(len(entries))
-        for inputs, outputs, part in zip(
-            source.chunk(groups), target.chunk(groups), entries.chunk(groups), strict=True
-        ):
-            self.builder.dense(inputs, outputs, part, Kind.CONVOLUTION)
-        if bias is not None:
-            self._attach(target, self.entries(bias), Kind.BIAS)
-        self._channels(result, target)
-        return result
-
-    def embedding(self, func: Any, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """`F.embedding`."""
-        entries = self.entries(weight)
-        tokens, neurons = self.builder.group(len(entries)), self.builder.group(entries.shape[1])
-        of_input = self.shadow(input) is not None
-        self.builder.dense(tokens, neurons, entries.T[:, :, None], Kind.TOKEN if of_input else Kind.POSITION)
-        if of_input:
-            self.builder.token |= {node: number for number, node in enumerate(tokens.tolist(), 1)}
-        else:
-            self._positions |= set(neurons.tolist())
-        result = func(input, weight, *args, **kwargs)
-        self._last(result, neurons)
-        return result
-
-    def _normalised(self, input: Tensor, dim: int, weight: Any, bias: Any) -> Tensor:
-        neurons = self.neurons(input, dim)
-        for p, kind in ((weight, Kind.SCALE), (bias, Kind.BIAS)):
-            if p is not None:
-                self._attach(neurons, self.entries(p).flatten(), kind)
-        result = torch.empty_like(input)
-        shadow = self.shadow(input)
-        assert shadow is not None
-        self.note(result, shadow.ids.clone())
-        return result
-
-    def layer_norm(
-        self, func: Any, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None
-    ) -> Tensor:
-        """`F.layer_norm` and `F.rms_norm` over the last dimension; over more of them only without parameters."""
-        if math.prod(normalized_shape[:-1]) != 1 and weight is not None:
-            raise self.refused("a norm with parameters over several dimensions")
-        return self._normalised(input, -1, weight, bias)
-
-    def rms_norm(self, func: Any, input: Tensor, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Tensor:
-        """`F.rms_norm`."""
-        return self.layer_norm(func, input, normalized_shape, weight)
-
-    def batch_norm(
-        self, func: Any, input: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, *args: Any, **kw: Any
-    ) -> Tensor:
-        """`F.batch_norm` and `F.instance_norm`."""
-        return self._normalised(input, 1, weight, bias)
-
-    def group_norm(
-        self, func: Any, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
-    ) -> Tensor:
-        """`F.group_norm`."""
-        return self._normalised(input, 1, weight, bias)
-
-    def cat(self, func: Any, tensors: Any, dim: int = 0) -> Tensor:
-        """`torch.cat`; a parameter among activations is a row of tokens that does not come from the input."""
-        result: Tensor = func(tensors, dim)
-        shadows = [self.shadow(x) for x in tensors]
-        found = [s for s in shadows if s is not None and s.neurons]
-        if not found:
-            raise self.refused("a parameter put together from others")
-        ids = []
-        for x, s in zip(tensors, shadows, strict=True):
-            if s is None:
-                ids.append(torch.full(x.shape, -1))
-            elif s.neurons:
-                ids.append(s.ids)
-            else:
-                neurons = self.neurons(found[0].of, -1).expand(x.shape)
-                self._attach(neurons, s.ids, Kind.TOKEN)
-                ids.append(neurons)
-        self.note(result, torch.cat(ids, dim))
-        return result
-
-    def attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """`F.scaled_dot_product_attention`: [..., H, T, n]."""
-        heads = [self._heads(x) for x in (query, key, value)]
-        if len({h.shape[0] for h in heads}) > 1:
-            raise self.refused("attention whose heads share keys or values")
-        self.builder.attention(*heads)
-        result: Tensor = func(query, key, value, *args, **kwargs)
-        self.note(result, heads[2][:, None].expand(result.shape).clone())
-        return result
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """Neurons [H, n] of queries, keys or values."""
-        shadow = self.shadow(x)
-        if shadow is None or not shadow.neurons or bool((shadow.ids < 0).any()):
-            raise self.refused("attention over what no layer has made")
-        ids = shadow.ids if x.dim() > 3 else shadow.ids.unsqueeze(-3)
-        ids = ids.reshape(-1, *ids.shape[-3:])
-        if not bool((ids == ids[:1, :, :1]).all()):
-            raise self.refused("attention along a dimension that holds neurons")
-        return ids[0, :, 0]
-
-    def multi_head(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """`nn.MultiheadAttention`."""
-        width, number, weight, bias, bias_k, bias_v, _, _, out, out_bias = args[:10]
-        if weight is None or bias_k is not None or bias_v is not None:
-            raise self.refused("attention with keys of another width, or with biases among its keys")
-        matrices = self.entries(weight).chunk(3)
-        biases = [None] * 3 if bias is None else list(self.entries(bias).chunk(3))
-        made = []
-        for x, matrix, own in zip((query, key, value), matrices, biases, strict=True):
-            neurons = self.layer(self.neurons(x, -1), matrix[:, :, None], None, Kind.LINEAR)
-            if own is not None:
-                self._attach(neurons, own, Kind.BIAS)
-            made.append(neurons.view(number, width // number))
-        self.builder.attention(*made)
-        end = self.layer(made[2].flatten(), self.entries(out)[:, :, None], out_bias, Kind.LINEAR)
-        result = func(query, key, value, *args, **kwargs)
-        self._last(result[0], end)
-        return result
-
-
-LAYERS: dict[str, Callable[..., Any]] = {
-    "linear": Tracer.linear,
-    "matmul": Tracer.product,
-    "__matmul__": Tracer.product,
-    "mm": Tracer.product,
-    "addmm": Tracer.addmm,
-    "conv1d": Tracer.convolution,
-    "conv2d": Tracer.convolution,
-    "conv3d": Tracer.convolution,
-    "embedding": Tracer.embedding,
-    "layer_norm": Tracer.layer_norm,
-    "rms_norm": Tracer.rms_norm,
-    "batch_norm": Tracer.batch_norm,
-    "instance_norm": Tracer.batch_norm,
-    "group_norm": Tracer.group_norm,
-    "cat": Tracer.cat,
-    "concat": Tracer.cat,
-    "scaled_dot_product_attention": Tracer.attention,
-    "multi_head_attention_forward": Tracer.multi_head,
-}
 
 
 def _tensors(x: Any) -> Iterable[Tensor]:
