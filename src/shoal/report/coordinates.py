@@ -82,6 +82,7 @@ def _draw(axes: Axes, name: str, check: CoordinateCheck, layers: list[str]) -> N
         word = "every training diverged" if check.diverged else "nothing moved"
         axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center")
         axes.tick_params(left=False, labelleft=False)
+        axes.set_xlim(check.widths[0] / 1.1, check.widths[-1] * 1.1)
     axes.set_xticks(check.widths, [str(width) for width in check.widths])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("width")
