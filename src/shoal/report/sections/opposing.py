@@ -91,7 +91,7 @@ def _pictures(found: Found) -> Pictures:
     """The curves of the groups, and their samples if they are square grey images."""
     pictures = [
         (
-            f"Training on all of {found['samples']:,} samples at once. Dotted line: the step at which the two groups "
+            f"Training on all {found['samples']:,} samples at once. Dotted line: the step at which the two groups "
             "were chosen, by how much the loss of each sample changed.",
             _curves(found),
         )

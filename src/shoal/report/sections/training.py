@@ -32,12 +32,10 @@ def _sentence(found: Found) -> str:
             f"The training does not converge: the loss grew from {first} to {last} in {steps} steps, {where}. What is "
             "said below is of a model that gets worse."
         )
-    fell = found["looked"][-1] < found["looked"][0]
-    sentence = (
-        f"The loss {'went' if fell else 'did not fall: it went'} from {first} to {last} in {steps} steps, {where}."
-    )
-    top = max(found["losses"])
-    return sentence if top <= 2.0 * found["looked"][0] else f"{sentence} On the way it was as high as {digits(top)}."
+    start, end, top = found["looked"][0], found["looked"][-1], max(found["losses"])
+    went = "went" if end < start else "did not fall: it went"
+    sentence = f"The loss {went} from {first} to {last} in {steps} steps, {where}."
+    return f"{sentence} On the way it was as high as {digits(top)}." if top > start + abs(start) else sentence
 
 
 def _pictures(found: Found) -> Pictures:
