@@ -61,8 +61,8 @@ def _before_names(console: Any, name: str, function: Any, meanings: dict[str, st
 
     try:
         function(SGD.rule(lr=0.1))
-    except NotImplementedError as error:
-        console.print(f"\nbefore no optimizer's name: {error}", markup=False)
+    except ValueError as error:
+        console.print(f"\nnot in names, as in {name}+sgd: {error}", markup=False)
         return
     console.print(f"\narguments in names, as in {name}+sgd", style="bold", markup=False)
     _, *own = inspect.signature(function).parameters.items()
