@@ -29,10 +29,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Shampoo": {"precondition_frequency": 10},
 }
 PERIODS = {"SOAP": 10, "Shampoo": 10}  # steps of which one is longer than the others: they are measured together
-BYTES_ADAMW, NAMED = (
-    7,
-    {"AdamMini", "BAdam", "LOMO", "AdaLomo", "AdaHessian", "AdaFisher", "AdaFisherW"},
-)  # these need more than a list of tensors
+BYTES_ADAMW = 7
+NAMED = {"AdamMini", "BAdam", "LOMO", "AdaLomo", "AdaHessian", "AdaFisher", "AdaFisherW"}
+"""These need more than a list of tensors."""
 
 
 def transformer() -> list[tuple[int, ...]]:

@@ -14,6 +14,10 @@ def test_a_nowcaster_is_made_from_recorded_runs_and_says_how(shoal: Any) -> None
     done = shoal("nowcast", "record", "runs", *runs)
     assert done.value("recorded") == ["2 runs in runs"]
     assert "recording: 100%, digits-cnn" in done.err
+    refused = shoal("nowcast", "record", "runs", *runs, "--every", 10).complaint
+    assert refused.startswith(
+        "folder: runs/00000.safetensors was recorded with every 5, not 10; the same settings, or another folder"
+    )
     done = shoal("nowcast", "train", "runs", "--out", "n.safetensors", "--width", 4, "--steps", 2, "--horizon", 5)
     assert done.value("nowcaster") == ["n.safetensors"]
     assert done.value("error on runs that were held out")[0].startswith("nowcaster 0.")
@@ -33,6 +37,7 @@ def test_the_package_s_own_is_told_without_a_file(shoal: Any) -> None:
 def test_what_cannot_be_is_said_in_a_line(shoal: Any) -> None:
     assert shoal("nowcast", "train", "none").complaint.startswith("folder: there is no recorded run in none")
     assert shoal("nowcast", "about", "none").complaint == "path: there is no file none"
+    assert shoal("nowcast", "record", "--steps", 4).complaint.startswith("every: got 5; at most the 4 steps of a run")
     assert shoal("nowcast", "record", "--families", "x").complaint.startswith("families: got x; allowed are digits-mlp")
     assert shoal("run", "gossip", "--optimizer", "nino+adam").complaint.startswith(
         "optimizer: nino+adam: rule: got adam for nino, which forecasts whole models"

@@ -191,7 +191,7 @@ def claim(monkeypatch, tmp_path):
 
     def claim(scale):
         findings = [Finding("x at most 1", f"{0.5} at {scale}", True), Finding("y above 2", "1.9", False)]
-        return Result(findings, {"x": 0.5}, {"x": 0.6}, seeds=(1, 2))
+        return Result(findings, {"x": 0.5}, {"x": 0.6}, seeds=(1, 2), note="too short for y")
 
     def claim_of(publication):
         return claim if publication.slug == "fedavg" else None
@@ -208,15 +208,18 @@ def test_reproduce_shows_findings_and_verdict(shoal, which):
     assert "x at most 1" in outcome.out
     assert "0.5 at check" in outcome.out
     assert "published: x: 0.6" in outcome.out
-    assert "verdict at scale check: partly" in outcome.out
+    assert "verdict at scale check: partly 1/2 in " in outcome.out
+    assert "note: too short for y" in outcome.out
 
 
 @pytest.mark.usefixtures("claim")
 def test_a_stored_verdict_shows_in_the_ledger(shoal, tmp_path):
     assert shoal("reproduce", "fedavg", "--scale", "full", "--store").code == 0
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["fedavg.json"]
-    assert shoal("papers", "--state", "partly").out.splitlines()[-1] == "1 partly"
-    assert "stored full run: partly" in shoal("reproduce", "fedavg").out
+    *_, row, total = shoal("papers", "--state", "partly").out.splitlines()
+    assert row.split()[-2:] == ["partly", "1/2"]
+    assert total == "1 partly"
+    assert "stored full run: partly 1/2" in shoal("reproduce", "fedavg").out
 
 
 @pytest.mark.usefixtures("claim")

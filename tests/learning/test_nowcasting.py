@@ -73,6 +73,36 @@ def test_a_run_is_the_same_however_many_there_are_and_stays_when_it_is_there(fol
     assert about[0]["how"]["every"] == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"steps": 42}, "steps 40, not 42"),
+        ({"every": 4}, "every 2, not 4"),
+        ({"batch": 8}, "batch 64, not 8"),
+        ({"rates": (1e-3, 1e-1)}, r"rates \[0.001, 0.01\], not \[0.001, 0.1\]"),
+        ({"families": ("digits-mlp", "digits-cnn")}, r"families \['digits-mlp'\], not \['digits-mlp', 'digits-cnn'\]"),
+        ({"seed": 1}, "seed 0, not 1"),
+    ],
+)
+@pytest.mark.parametrize("runs", [1, 3, 4])
+def test_a_folder_has_runs_of_one_setting(folder: Path, runs: int, change: dict[str, Any], told: str) -> None:
+    """Also where no more are asked for than there are."""
+    before = sorted(folder.iterdir())
+    with pytest.raises(
+        ValueError,
+        match=rf"^folder: .*00000\.safetensors was recorded with {told}; the same settings, or another folder",
+    ):
+        record(folder, runs, replace(SHORT, **change))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_other_files_of_the_folder_are_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"^folder: .*other\.safetensors is no recorded run"):
+        record(tmp_path, 1, SHORT)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_run_that_diverges_leaves_no_file(tmp_path: Path) -> None:
     assert record(tmp_path, 1, replace(SHORT, rates=(1e30, 1e30))) == []
     with pytest.raises(ValueError, match=r"^folder: there is no recorded run in "):
@@ -157,6 +187,7 @@ def test_ctrl_c_leaves_what_there_is(folder: Path, tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda: Recording(steps=0), r"^steps: got 0; "),
+        (lambda: Recording(steps=3, every=5), r"^every: got 5; at most the 3 steps of a run are allowed$"),
         (lambda: Recording(families=("digits-mlp", "x")), r"^families: got x; allowed are digits-mlp, "),
         (lambda: Recording(rates=(0.1, 0.01)), r"^rates: got 0.1, 0.01; 0 < lowest <= highest"),
         (lambda: Meta(network="x"), r"^network: got 'x'; allowed are graph, single"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shoal.lenses import (
     Para,
+    ascent_rate,
     bias,
     conv2d,
     cross_entropy,
@@ -163,6 +164,7 @@ def test_caps() -> None:
     assert learning_rate(0.5).fwd(loss) == ()
     assert torch.equal(learning_rate(0.5).rev(loss, ()), torch.tensor([-0.25, -0.25], dtype=F64))
     assert float(learning_rate(0.5).rev(loss[0], ())) == -0.5
+    assert torch.equal(ascent_rate(0.5).rev(loss, ()), torch.tensor([0.25, 0.25], dtype=F64))
     assert torch.equal(whole_loss.rev(loss, ()), loss)
 
 
@@ -177,3 +179,7 @@ def test_bad_arguments_are_named() -> None:
         sequence()
     with pytest.raises(ValueError, match="eta: got nan"):
         learning_rate(float("nan"))
+    with pytest.raises(ValueError, match=r"^eta: got -0\.1; a finite number >= 0 is allowed; `ascent_rate` climbs$"):
+        learning_rate(-0.1)
+    with pytest.raises(ValueError, match=r"^eta: got -0\.1; a finite number >= 0 is allowed$"):
+        ascent_rate(-0.1)

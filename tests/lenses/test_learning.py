@@ -16,6 +16,7 @@ from shoal.lenses import (
     Para,
     adagrad,
     adam,
+    ascent_rate,
     cross_entropy,
     descent,
     dot,
@@ -123,7 +124,7 @@ def test_dreaming_moves_the_input_along_its_gradient() -> None:
     """Ascent of one output of a linear map: a + steps eta w, with parameters as they were."""
     model = lenses.linear(4, 3, key=7, dtype=F64)
     a, direction = torch.zeros(4, dtype=F64), torch.tensor([0.0, 1.0, 0.0], dtype=F64)
-    found = dream(model, model.start, a, direction, dot, descent, learning_rate(-0.5), steps=6)
+    found = dream(model, model.start, a, direction, dot, descent, ascent_rate(0.5), steps=6)
     torch.testing.assert_close(found, 3.0 * model.start[1], rtol=1e-12, atol=1e-12)
     assert torch.equal(dream(model, model.start, a, direction, dot, descent, learning_rate(1.0), steps=0), a)
 
@@ -149,10 +150,41 @@ def test_bad_arguments_are_named() -> None:
         adam(beta2=1.5)
     with pytest.raises(ValueError, match="rate: got -1"):
         adagrad(rate=-1.0)
-    with pytest.raises(ValueError, match="needs the loss"):
+    with pytest.raises(ValueError, match=r"^rule: momo needs the loss"):
         step(mlp(2, 2), mse, optim.MoMo.rule())
     with pytest.raises(ValueError, match="steps: got -1"):
         dream(mlp(2, 2), mlp(2, 2).start, torch.zeros(2), torch.zeros(2), mse, descent, learning_rate(1.0), -1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "needs"),
+    [
+        (optim.AdaHessian.rule(), "adahessian needs curvature"),
+        (optim.AdaFisher.rule(), "adafisher needs"),
+        (optim.AdaFisherW.rule(), "adafisherw needs"),
+    ],
+)
+def test_rules_that_are_given_more_than_the_gradient_are_refused(rule: Any, needs: str) -> None:
+    with pytest.raises(ValueError, match=f"^rule: {needs}.*; rules that step by gradients alone are allowed"):
+        step(mlp(2, 3, 2), mse, rule)
+    with pytest.raises(ValueError, match=f"^rule: {needs}"):
+        lenses.rule(rule).state(mlp(2, 3, 2).start)
+
+
+@pytest.mark.parametrize("update", [descent, momentum(), nesterov(), lenses.xor])
+def test_without_a_rate_nothing_is_learned_by_accident(update: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^cap: got none, .*; learning_rate\(eta\), or whole_loss over bits, is allowed"
+    ):
+        step(mlp(2, 2), mse, update)
+
+
+@pytest.mark.parametrize("update", [adagrad(0.1), adam(0.1), lenses.rule(optim.SGD.rule(0.1, 0.9, nesterov=True))])
+def test_a_rate_of_ones_own_needs_no_cap(update: Any) -> None:
+    model = mlp(5, 3, key=1, dtype=F64)
+    one, other = (step(model, mse, update, cap) for cap in (None, learning_rate(1.0)))
+    for a, b in zip(leaves(one(one.start, *data())), leaves(other(other.start, *data())), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_example_learns(capsys: pytest.CaptureFixture[str]) -> None:

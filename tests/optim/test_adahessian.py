@@ -391,8 +391,17 @@ def test_what_is_given_must_be_whole() -> None:
         AdaHessian(ps).step(given={"curvature": [None] * 4})
 
 
-def test_no_warning_of_cycles_when_the_loss_is_given() -> None:
-    ps = start()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        by_loss(AdaHessian(ps), ps, 0)
+def test_only_backward_with_a_graph_warns_of_cycles() -> None:
+    """Torch warns once in a process unless told otherwise."""
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        for way in WAYS:
+            ps = start()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                way(AdaHessian(ps), ps, 0)
+            cycles = [w for w in caught if "create_graph=True" in str(w.message)]
+            assert bool(cycles) == (way in (by_backward, by_closure_with_backward))
+    finally:
+        torch.set_warn_always(always)

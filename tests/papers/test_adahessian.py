@@ -5,13 +5,14 @@ import math
 import pytest
 
 from shoal.papers import adahessian as paper
+from shoal.papers.loops import Sweep
 
 
 def test_the_exact_criterion_holds() -> None:
     assert paper.lands({}).holds
 
 
-def swept(*pairs: tuple[float, float]) -> paper.Scores:
+def swept(*pairs: tuple[float, float]) -> Sweep:
     return {0.1 * 10**i: {"accuracy": a, "loss": loss} for i, (a, loss) in enumerate(pairs)}
 
 

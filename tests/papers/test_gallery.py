@@ -26,6 +26,7 @@ def test_what_comes_from_a_result_is_escaped(tmp_path: Path, monkeypatch: pytest
     result = {
         "verdict": "partly",
         "findings": [{"criterion": "<b>a & b</b>", "measured": "<i>", "holds": False}],
+        "note": "<u>short</u>",
         "figures": {"<b>": 1.0},
         "published": {"<u>": "<s>"},
         "date": "2026-01-01",
@@ -35,7 +36,17 @@ def test_what_comes_from_a_result_is_escaped(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(gallery, "stored", lambda p: result if p.slug == "fedavg" else None)
     page = gallery.write_gallery(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page
+    assert "&lt;u&gt;short&lt;/u&gt;" in page
     assert not re.search(r"<(b|i|u|s)>", page)
+
+
+def test_the_page_counts_the_criteria_that_hold_beside_each_verdict(tmp_path: Path) -> None:
+    page = gallery.write_gallery(tmp_path).read_text(encoding="utf-8")
+    results = [result for p in publications() if (result := stored(p))]
+    held = [sum(finding["holds"] for finding in result["findings"]) for result in results]
+    assert re.findall(r"<strong[^>]*>(.*)</strong></p>", page) == [
+        f"{result['verdict']} {count}/{len(result['findings'])}" for result, count in zip(results, held, strict=True)
+    ]
 
 
 def test_an_empty_ledger_is_said_to_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from shoal.tensors.random import (
     normal,
     permutation,
     philox,
+    rademacher,
     shuffled,
     uniform,
 )
@@ -38,6 +39,7 @@ DRAWS = {
     "uniform, double": lambda keys, shape: uniform(keys, shape, dtype=torch.float64),
     "normal": lambda keys, shape: normal(keys, shape),
     "normal, double": lambda keys, shape: normal(keys, shape, dtype=torch.float64),
+    "rademacher": lambda keys, shape: rademacher(keys, shape),
     "integers": lambda keys, shape: integers(keys, 77, shape),
 }
 draws = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
@@ -132,6 +134,23 @@ def test_uniform_is_uniform_on_a_grid_in_the_unit_interval(dtype: torch.dtype) -
     assert x.min() >= 0
     assert x.max() < 1
     assert stats.kstest(x.flatten().numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_random_signs_are_those_of_a_uniform_draw_less_a_half_in_every_dtype(dtype: torch.dtype) -> None:
+    keys = derive(14, torch.arange(20))
+    x = rademacher(keys, (30, 100), purpose="signs", dtype=dtype)
+    assert x.dtype == dtype
+    wanted = np.where(uniform(keys, (30, 100), purpose="signs").numpy() < 0.5, -1.0, 1.0)
+    assert np.array_equal(x.double().numpy(), wanted)
+
+
+def test_random_signs_have_equal_chances_and_do_not_know_their_neighbours() -> None:
+    x = rademacher(derive(15, torch.arange(100)), 4000).numpy()
+    assert stats.binomtest(int((x > 0).sum()), x.size).pvalue > 0.01
+    for lag in (1, 2, 4):  # four words come out of one call of the generator
+        assert stats.binomtest(int((x[:, lag:] * x[:, :-lag] > 0).sum()), x[:, lag:].size).pvalue > 0.01
+    assert stats.binomtest(int((x[1:] * x[:-1] > 0).sum()), x[1:].size).pvalue > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -239,6 +258,7 @@ def test_values_are_pinned_so_that_old_seeds_replay() -> None:
     assert normal(0, 3).tolist() == [1.4525361061096191, 0.057960037142038345, 0.3963322937488556]
     assert normal(0, 2, dtype=torch.float64).tolist() == [0.7229423967017495, -1.2611798808661203]
     assert integers(0, 1000, 4).tolist() == [817, 372, 500, 187]
+    assert rademacher(0, 6).tolist() == [-1.0, 1.0, -1.0, -1.0, -1.0, 1.0]
     assert permutation(0, 6).tolist() == [1, 5, 0, 3, 2, 4]
     assert shuffled(0, 0, torch.arange(10), 10).tolist() == [[8, 5, 7, 0, 3, 6, 9, 4, 1, 2]]
 
@@ -351,6 +371,8 @@ def test_consecutive_elements_of_a_large_shuffle_look_independent() -> None:
         (lambda: uniform(-1), "keys"),
         (lambda: uniform(0, (2, -1)), "shape"),
         (lambda: uniform(0, dtype=torch.float16), "dtype"),
+        (lambda: rademacher(-1), "keys"),
+        (lambda: rademacher(0, dtype=torch.int8), "dtype must be a floating-point one, got torch.int8"),
         (lambda: normal(0, purpose=-1), "purpose"),
         (lambda: integers(0, 0), "high"),
         (lambda: integers(0, 2**31 + 1), "high"),

@@ -21,7 +21,7 @@ def record(
     folder: Annotated[Path, typer.Argument(help="Folder of recorded runs.")] = _FOLDER,
     runs: Annotated[int, _option("How many there shall be; those that are there stay (default: 100).")] = 100,
     steps: Annotated[int, _option("Steps of Adam of each run (default: 1000).")] = 1000,
-    every: Annotated[int, _option("Steps from one kept state to the next (default: 5).")] = 5,
+    every: Annotated[int, _option("Steps from one kept state to the next, at most --steps (default: 5).")] = 5,
     batch: Annotated[int, _option("Samples a step (default: 64).")] = 64,
     families: Annotated[str | None, _option("Kinds of models, with commas between them (default: all).")] = None,
     seed: Annotated[int, _option("Seed of everything (default: 0).")] = 0,

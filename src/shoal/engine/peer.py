@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,14 +14,13 @@ from shoal.engine.errors import PeerLost
 from shoal.engine.mailbox import REFUSED, Box, Meeting, Poll
 from shoal.engine.message import Kind, Message, Parcel, Received
 from shoal.engine.rounds import Rounds
+from shoal.engine.services import Handler, Service, Services
 from shoal.engine.state import State
-from shoal.tensors.payload import MalformedPayload
 from shoal.tensors.random import key
 
 if TYPE_CHECKING:
     from shoal.engine.world import World
 
-Handler = Callable[[int, Any], Any]
 SPOILT = "what it sent held NaN or infinity"
 current: contextvars.ContextVar[Peer | None] = contextvars.ContextVar("shoal_peer", default=None)
 
@@ -44,10 +41,7 @@ class Peer:
         self._world = world
         self._boxes: dict[str, Box] = {}
         self._meetings: dict[str, Meeting] = {}
-        self._handlers: dict[str, tuple[Handler, int | None, int | None]] = {}
-        self._busy: dict[str, int] = {}
-        self._handling: dict[int, int] = {}  # by sender: requests whose handler has not ended
-        self._queued: dict[str, deque[Message]] = {}
+        self._services = Services(self, world)
         self._pending: dict[int, tuple[Poll, int]] = {}  # by number of the request
         self._ended: set[int] = set()  # peers that have finished their protocol, as far as their world tells
         self._awaiting: dict[_Waits, str | Callable[[], str]] = {}
@@ -277,10 +271,7 @@ class Peer:
         """
         if capacity is not None and capacity < 1:
             raise ValueError(f"capacity: got {capacity}; at least 1, or None, is allowed")
-        self._handlers[channel] = (handler, capacity, asker)
-        waiting = self._queued.pop(channel, None)
-        for message in waiting or ():
-            self._handle(message)
+        self._services.open(channel, Service(handler, capacity, asker))
 
     # -- work and time ---------------------------------------------------------------------------------------
 
@@ -360,7 +351,7 @@ class Peer:
         elif kind is Kind.REQUEST:
             if not message.taken:
                 message.taken = True
-                self._handle(message)
+                self._services.take(message)
             elif message.reply is not None and message.reply.unchanged:
                 self._world.transmit(
                     self.id, message.sender, message.channel, Kind.REPLY, message.number, message.reply
@@ -378,57 +369,6 @@ class Peer:
             if box is None:
                 box = self._boxes[message.channel] = Box()
             box.put(Received(message.sender, payload))
-
-    def _handle(self, message: Message) -> None:
-        channel = message.channel
-        found = self._handlers.get(channel)
-        if found is None or self._full(channel):
-            self._queued.setdefault(channel, deque()).append(message)
-            return
-        handler, _, asker = found
-        try:
-            if asker is not None and message.sender != asker:
-                raise MalformedPayload(f"{channel}: only peer {asker} may ask for it")
-            answer = handler(message.sender, message.parcel.payload)
-        except Exception as error:
-            self._turn_down(message, error)
-            return
-        if inspect.isawaitable(answer):
-            self._busy[channel] = self._busy.get(channel, 0) + 1
-            self._handling[message.sender] = self._handling.get(message.sender, 0) + 1
-            self.spawn(self._answer_later(message, answer))
-        else:
-            self._reply(message, answer)
-
-    def _full(self, channel: str) -> bool:
-        capacity = self._handlers[channel][1]
-        return capacity is not None and self._busy.get(channel, 0) >= capacity
-
-    async def _answer_later(self, message: Message, answer: Awaitable[Any]) -> None:
-        channel = message.channel
-        try:
-            self._reply(message, await answer)
-        except Exception as error:
-            self._turn_down(message, error)
-        finally:
-            self._busy[channel] -= 1
-            self._handling[message.sender] -= 1
-        waiting = self._queued.get(channel)  # not in the finally: a peer that dies takes up no more work
-        while waiting and not self._full(channel):
-            self._handle(waiting.popleft())
-
-    def _turn_down(self, message: Message, error: Exception) -> None:
-        """A request made no sense to its handler: whoever sent it gets to know."""
-        malformed = isinstance(error, MalformedPayload)
-        if not malformed and not self._world.forgiving:
-            raise error
-        why = str(error) if malformed else f"{type(error).__name__}: {error}"
-        self._world.log("malformed request dropped", self.id, sender=message.sender, why=why)
-        self._world.transmit(self.id, message.sender, message.channel, Kind.REFUSAL, message.number, Parcel(None))
-
-    def _reply(self, message: Message, answer: Any) -> None:
-        message.reply = reply = Parcel(answer)
-        self._world.transmit(self.id, message.sender, message.channel, Kind.REPLY, message.number, reply)
 
     def _recheck(self) -> None:
         """Somebody may have been lost: tell everything that waits."""
@@ -470,10 +410,9 @@ class Peer:
 
     def _held(self, sender: int) -> int:
         """How many messages of a peer wait here to be taken, or are requests that are being handled."""
-        queued = sum(message.sender == sender for queue in self._queued.values() for message in queue)
         boxed = sum(box.held(sender) for box in self._boxes.values())
         met = sum(meeting.held(sender) for meeting in self._meetings.values())
-        return queued + boxed + met + self._handling.get(sender, 0)
+        return boxed + met + self._services.held(sender)
 
     def _waits(self, what: str | Callable[[], str]) -> _Waits:
         return _Waits(self, what)

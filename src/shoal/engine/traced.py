@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from shoal.tensors.attention import plain_attention
+
 aten = torch.ops.aten
 ALIASES = {aten.detach.default, aten.alias.default, aten.lift_fresh.default}
 RESHAPES = {aten.expand.default, aten.view.default, aten._unsafe_view.default}
@@ -205,13 +207,11 @@ class _Recorder(TorchDispatchMode):
 
 def _record(fn: Callable[..., Any], stacked: tuple[Any, ...], in_place: bool) -> Callable[..., Any]:
     """Run `fn` once and return a function from the leaves of its arguments to its result."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     inputs = [t.detach() for t in pytree.tree_leaves(stacked)]
     kept = [t.clone() for t in inputs] if in_place else []
     spec = pytree.tree_structure(stacked)
     recorder = _Recorder(inputs)
-    with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), recorder:  # the fused attention kernels cannot be batched
+    with torch.no_grad(), plain_attention(), recorder:  # the fused attention kernels cannot be batched
         result = fn(*pytree.tree_unflatten(inputs, spec))
     outputs, structure = pytree.tree_flatten(() if result is None else result)  # to torch, None is a leaf
     for tensor, value in zip(inputs, kept, strict=in_place):

@@ -30,10 +30,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.learning.task import Loss
-from shoal.tensors.random import key, normal, uniform
+from shoal.optim import second_derivatives
+from shoal.tensors.random import key, normal, rademacher
 
 Product = Callable[[Tensor], Tensor]
 """A Hessian as its products with vectors [d] -> [d]."""
@@ -73,7 +73,7 @@ def per_sample_gradients(
     stacked = True
     for start in range(0, len(inputs), chunk):
         x, y = inputs[start : start + chunk], targets[start : start + chunk]
-        with sdpa_kernel(SDPBackend.MATH):  # the fast forms of attention are not vmapped
+        with second_derivatives():  # the fast forms of attention are not vmapped
             if stacked:
                 try:
                     found = torch.func.vmap(gradient, (None, 0, 0))(trained, x, y)
@@ -144,7 +144,7 @@ def gradient_statistics(
     """
     if len(inputs) < 2:
         raise ValueError(f"inputs: got {len(inputs)} samples; at least 2 are allowed")
-    signs = random_signs(key(seed, "noise"), (draws, len(inputs)), inputs.device)
+    signs = rademacher(key(seed, "noise"), (draws, len(inputs)), dtype=torch.float64, device=inputs.device)
     done, mean, squares, sums = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for found in per_sample_gradients(model, loss, inputs, targets, chunk=chunk):
         rows = found.double()
@@ -179,11 +179,6 @@ def noise_scale_of_norms(small: int, large: int, at_small: float, at_large: floa
     return trace / squared if squared > 0 else math.inf
 
 
-def random_signs(seed: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """-1 and 1 with equal chance, float64 [*shape]."""
-    return torch.where(uniform(seed, shape) < 0.5, -1.0, 1.0).double().to(device)
-
-
 def hessian_diagonal(product: Product, size: int, *, probes: int | None = 32, seed: int = 0) -> Tensor:
     """The diagonal [d] of a Hessian: exact, or the mean of z * Hz over random signs z (Hutchinson).
 
@@ -201,7 +196,7 @@ def hessian_diagonal(product: Product, size: int, *, probes: int | None = 32, se
         return torch.stack([product(unit)[i] for i, unit in enumerate(units)])
     if probes < 1:
         raise ValueError(f"probes: got {probes}; at least 1, or None for the exact diagonal, is allowed")
-    signs = random_signs(key(seed, "diagonal"), (probes, size))
+    signs = rademacher(key(seed, "diagonal"), (probes, size), dtype=torch.float64)
     return torch.stack([z.to(found.device) * found for z in signs for found in (product(z),)]).mean(0)
 
 

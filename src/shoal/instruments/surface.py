@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.learning.task import Loss, Task
+from shoal.optim import second_derivatives
 from shoal.tensors.random import key, permutation
 
 
@@ -147,7 +147,7 @@ class Surface:
     def _chunks(self, leaves: dict[str, Tensor]) -> Iterator[Tensor]:
         """The losses of one chunk of samples after another."""
         for inputs, targets in zip(self._inputs.split(self._chunk), self._targets.split(self._chunk), strict=True):
-            with _as_it_is_used(self.model), sdpa_kernel(SDPBackend.MATH):
+            with _as_it_is_used(self.model), second_derivatives():
                 buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
                 output = torch.func.functional_call(self.model, {**buffers, **leaves}, (inputs,))
                 losses = self._loss(output, targets)

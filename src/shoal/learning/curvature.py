@@ -7,14 +7,13 @@ Y. Saad, "An Estimator for the Diagonal of a Matrix", 2007. The product is exact
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from shoal.engine.compute import Job
 from shoal.learning.objective import Problem
 from shoal.learning.one_by_one import OneByOne
 from shoal.learning.requests import GradientInputs
 from shoal.optim.core import curvature
-from shoal.tensors.random import uniform
+from shoal.tensors.random import rademacher
 
 
 class Curvature(OneByOne):
@@ -30,7 +29,8 @@ class Curvature(OneByOne):
             row: GradientInputs = job.inputs
             module = self.module(row.vector)
             trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-            along = self.problem.split(signs(row.key, row.vector))[0]
+            signs = rademacher(row.key, row.vector.shape, dtype=row.vector.dtype, device=row.vector.device)
+            along = self.problem.split(signs)[0]
             with torch.enable_grad(), curvature.second_derivatives():
                 key = torch.tensor(row.key)
                 loss = self.loss(module, row.inputs, row.targets, row.weights, key, row.extras)
@@ -42,9 +42,3 @@ class Curvature(OneByOne):
             for name, estimate in zip(trained, found, strict=True):
                 views[name].copy_(estimate)
             job.result = result
-
-
-def signs(key: int, like: Tensor) -> Tensor:
-    """-1 and 1 with equal chance, in the form of a vector [d]."""
-    draw = uniform(key, like.shape[0]).to(like.device)
-    return torch.where(draw < 0.5, -1.0, 1.0).to(like.dtype)

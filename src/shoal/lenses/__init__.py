@@ -12,7 +12,7 @@ ESOP 2022, arXiv:2103.01931.
 from shoal.lenses.layers import bias, conv2d, dense, flatten, linear, max_pool2d, mlp, relu, sigmoid, softmax, tanh
 from shoal.lenses.learning import Learner, dream, dreaming, step, supervised
 from shoal.lenses.lens import Lens, identity, lens, lens_of
-from shoal.lenses.losses import cross_entropy, dot, learning_rate, mse, whole_loss
+from shoal.lenses.losses import ascent_rate, cross_entropy, dot, learning_rate, mse, whole_loss
 from shoal.lenses.para import Para, load_into, para_of, para_of_module, plain, sequence
 from shoal.lenses.updates import Update, adagrad, adam, descent, momentum, nesterov, rule, xor
 
@@ -23,6 +23,7 @@ __all__ = [
     "Update",
     "adagrad",
     "adam",
+    "ascent_rate",
     "bias",
     "conv2d",
     "cross_entropy",

@@ -67,13 +67,21 @@ def step(model: Para, loss: Lens, optimizer: Update | Rule, cap: Lens | None = N
         model: what learns.
         loss: on pairs (prediction, target).
         optimizer: an update, or any rule of `shoal.optim`, whose learning rate is its own.
-        cap: where the loss is to go; default: `learning_rate(1.0)`, down its mean.
+        cap: where the loss is to go; default, for optimizers with a rate of their own: `learning_rate(1.0)`, down its
+            mean.
 
     Raises:
-        ValueError: the rule needs the loss.
+        ValueError: the rule needs more than gradients; or there is neither a cap nor a rate.
     """
     update = updates.rule(optimizer) if isinstance(optimizer, Rule) else optimizer
-    whole = supervised(model, loss, update, learning_rate(1.0) if cap is None else cap)
+    if cap is None:
+        if not update.rated:
+            raise ValueError(
+                "cap: got none, and the optimizer has no rate of its own; learning_rate(eta), or whole_loss over bits, "
+                "is allowed"
+            )
+        cap = learning_rate(1.0)
+    whole = supervised(model, loss, update, cap)
     return Learner(whole, model, update, (update.state(model.start), model.start))
 
 

@@ -5,13 +5,12 @@ Predictions and targets are [..., d]; a loss is one number for each of the leadi
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from shoal.lenses.lens import Back, Lens, lens
 from shoal.lenses.trees import Value
+from shoal.optim.core.arguments import at_least
 
 
 def _mse(pair: Value) -> tuple[Tensor, Back]:
@@ -51,14 +50,30 @@ dot = Lens(_dot)
 def learning_rate(eta: float) -> Lens:
     """The cap whose rev is -eta, spread evenly over the places of the loss: descent of its mean at rate eta.
 
-    A negative eta ascends.
+    Raises:
+        ValueError: eta is negative or not finite.
+    """
+    _check(eta, "; `ascent_rate` climbs")
+    return _spread(-eta)
+
+
+def ascent_rate(eta: float) -> Lens:
+    """The cap whose rev is eta, spread evenly: ascent of the loss's mean at rate eta, for dreaming of what `dot` rates.
 
     Raises:
-        ValueError: eta is not finite.
+        ValueError: eta is negative or not finite.
     """
-    if not math.isfinite(eta):
-        raise ValueError(f"eta: got {eta}; a finite number is allowed")
-    return lens(lambda loss: (), lambda loss, _: torch.full_like(loss, -eta / loss.numel()))
+    _check(eta)
+    return _spread(eta)
+
+
+def _check(eta: float, more: str = "") -> None:
+    if not at_least(0.0)(eta):
+        raise ValueError(f"eta: got {eta}; a finite number >= 0 is allowed{more}")
+
+
+def _spread(change: float) -> Lens:
+    return lens(lambda loss: (), lambda loss, _: torch.full_like(loss, change / loss.numel()))
 
 
 whole_loss = lens(lambda loss: (), lambda loss, _: loss)

@@ -8,8 +8,8 @@
     xor          over Z2          p <- p xor p'
 
 What comes back is p' = -eta times the gradient: the cap has sign and rate. Adagrad and Adam do not feel a factor of p'
-(but for eps), so that they have a `rate` of their own; with a cap of 1 they are the usual ones. State is kept for each
-tensor, in the form of the parameters.
+(but for eps), so that they have a `rate` of their own; with a cap of 1 they are the usual ones. The others have none,
+and need a cap that says it. State is kept for each tensor, in the form of the parameters.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ class Update:
     Attributes:
         lens: S x P -> P.
         state: P -> S, the first state.
+        rated: whether it has a rate of its own, so that a cap of 1 gives steps of a sensible size.
     """
 
     lens: Lens
     state: Callable[[Value], Value]
+    rated: bool = False
 
 
 descent = Update(lens(lambda x: x[1], lambda x, change: ((), plus(x[1], change))), lambda p: ())
@@ -70,7 +72,7 @@ def adagrad(rate: float = 1e-2, eps: float = 1e-10) -> Update:
         total = tree_map(lambda g, d: g + d.square(), x[0], change)
         return total, tree_map(lambda p, d, g: p + rate * d / (g.sqrt() + eps), x[1], change, total)
 
-    return Update(lens(lambda x: x[1], rev), zero)
+    return Update(lens(lambda x: x[1], rev), zero, rated=True)
 
 
 def adam(rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Update:
@@ -91,7 +93,10 @@ def adam(rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: floa
 
         return (count, (m, v)), tree_map(stepped, p, m, v)
 
-    return Update(lens(lambda x: x[1], rev), lambda p: (torch.zeros((), dtype=torch.float64), (zero(p), zero(p))))
+    def state(p: Value) -> Value:
+        return torch.zeros((), dtype=torch.float64), (zero(p), zero(p))
+
+    return Update(lens(lambda x: x[1], rev), state, rated=True)
 
 
 def rule(of: Rule) -> Update:
@@ -99,8 +104,8 @@ def rule(of: Rule) -> Update:
 
     Parameters are called "0", "1", ... from left to right. The state is (number of steps, slots of each parameter).
 
-    Raises:
-        ValueError: the rule needs the loss, which does not come back through a lens.
+    The state's function raises ValueError for rules that need the loss, or more tensors than the gradient such as
+    AdaHessian: neither comes back through a lens.
     """
 
     def params(p: Value) -> list[Param]:
@@ -110,6 +115,10 @@ def rule(of: Rule) -> Update:
         named = {str(i): x for i, x in enumerate(leaves(p))}
         if of.needs_loss(params(p)):
             raise ValueError(f"rule: {of.name} needs the loss; rules that step by gradients alone are allowed")
+        if given := of.given(params(p)):
+            raise ValueError(
+                f"rule: {of.name} needs {', '.join(given)}; rules that step by gradients alone are allowed"
+            )
         slots = of.views(of.memory(named), params(p))
         own = tuple(tuple(slot.clone() for slot in mine.values()) for mine in slots)
         return torch.zeros((), dtype=torch.float64), own
@@ -128,7 +137,7 @@ def rule(of: Rule) -> Update:
         kept = tuple(tuple(mine[key] for key in names) for names, mine in zip(keys, slots, strict=True))
         return (count, kept), filled(p, iter(new))
 
-    return Update(lens(lambda x: x[1], rev), state)
+    return Update(lens(lambda x: x[1], rev), state, rated=True)
 
 
 def _check(name: str, shared: str, value: object) -> None:

@@ -34,7 +34,7 @@ from torch import nn
 
 from shoal.optim import AdaFisher, AdaHessian
 from shoal.optim.factors import inputs, outputs
-from shoal.papers.loops import best, relative_cost, trained
+from shoal.papers.loops import Scores, accuracies, around, best, good_rates, relative_cost, swept
 from shoal.papers.optimizers import fashion, points
 from shoal.papers.result import Finding, Result
 from shoal.tensors import key, normal
@@ -43,7 +43,6 @@ STEPS = {"check": 150, "full": 800}
 SEEDS = {"check": (141,), "full": (141, 142, 143)}
 PERIOD = {"check": 50, "full": 100}
 BATCH, LAM = 128, 1e-3
-Scores = dict[float, float]
 
 
 class CorrectedMomentum(torch.optim.Optimizer):
@@ -74,7 +73,12 @@ def claim(scale: str = "check") -> Result:
         "AdaHessian": (AdaHessian, 0.15, 2),
         "momentum": (CorrectedMomentum, 1e-3 / LAM, 3),
     }
-    scores = {name: swept(*arm, scale) for name, arm in arms.items()}
+    how: dict[str, Any] = {"steps": STEPS[scale], "batch": BATCH, "seeds": SEEDS[scale]}
+    every = 2 if scale == "check" else 1
+    scores = {
+        name: accuracies(swept(fashion(), make, around(middle, reach, every), **how))
+        for name, (make, middle, reach) in arms.items()
+    }
     for name, found in scores.items():
         figures |= {f"{name}, lr {rate:.3g}: accuracy": score for rate, score in found.items()}
     findings += [
@@ -132,21 +136,6 @@ def cost(figures: dict[str, float]) -> Finding:
     return Finding("a step costs at most 1.25 of Adam's", f"{ratio:.2f}", ratio <= 1.25)
 
 
-def swept(make: Callable[..., Any], middle: float, reach: int, scale: str) -> Scores:
-    """Rate -> mean accuracy over the seeds, for rates of `reach` half decades on both sides of the middle."""
-    found = {}
-    for i in range(-reach, reach + 1):
-        if scale == "check" and (i + reach) % 2:
-            continue
-        rate = middle * 10.0 ** (i / 2)
-        runs = [
-            trained(fashion(), partial(make, lr=rate), steps=STEPS[scale], batch=BATCH, seed=seed)["accuracy"]
-            for seed in SEEDS[scale]
-        ]
-        found[rate] = sum(runs) / len(runs)
-    return found
-
-
 def above(scores: dict[str, Scores], other: str, margin: float = 0.0) -> Finding:
     """Criteria 4, 5 and 7."""
     (r, a), (q, b) = best(scores["AdaFisher"]), best(scores[other])
@@ -160,8 +149,7 @@ def above(scores: dict[str, Scores], other: str, margin: float = 0.0) -> Finding
 
 def as_flat(ours: Scores, theirs: Scores) -> Finding:
     """Criterion 6."""
-    least = max(best(ours)[1], best(theirs)[1]) - 0.02
-    mine, other = (sum(score >= least for score in scores.values()) for scores in (ours, theirs))
+    mine, other = good_rates(ours, theirs)
     return Finding(
         f"as many of {len(ours)} rates as of Adam's are within 2 points of the better best",
         f"{mine} against {other}",

@@ -26,7 +26,7 @@ Fashion-MNIST is not there, the embedded digits stand in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from torch import nn
 
 from shoal.learning import Task
 from shoal.optim import AdaHessian
-from shoal.papers.loops import best, relative_cost, trained
+from shoal.papers.loops import Sweep, accuracies, around, best, relative_cost, swept
 from shoal.papers.optimizers import characters, fashion, points
 from shoal.papers.result import Finding, Result
 
@@ -46,16 +46,16 @@ MIDDLES: dict[str, tuple[Callable[..., Any], float]] = {
     "AdaHessian": (AdaHessian, 0.15),
     "Adam": (torch.optim.Adam, 1e-3),
 }
-Scores = dict[float, dict[str, float]]
 
 
 def claim(scale: str = "check") -> Result:
     """Check the claim; see the module's docstring for the criteria."""
     figures: dict[str, float] = {}
     findings = [lands(figures), cost(figures)]
+    every = 2 if scale == "check" else 1
     image_steps, text_steps = STEPS[scale]
-    images = {name: swept(name, fashion(), image_steps, scale, SEEDS[scale]) for name in MIDDLES}
-    text = {name: swept(name, characters(), text_steps, scale, SEEDS[scale][:2]) for name in MIDDLES}
+    images = both(fashion(), every, image_steps, SEEDS[scale])
+    text = both(characters(), every, text_steps, SEEDS[scale][:2])
     for where, scores in (("images", images), ("text", text)):
         for name, found in scores.items():
             for rate, score in found.items():
@@ -94,30 +94,22 @@ def cost(figures: dict[str, float]) -> Finding:
     return Finding("a step costs at most 2.5 of plain SGD's", f"{ratio:.2f}", ratio <= 2.5)
 
 
-def swept(name: str, task: Task, steps: int, scale: str, seeds: tuple[int, ...]) -> Scores:
-    """Rate -> "accuracy" and "loss", means over the seeds."""
-    make, middle = MIDDLES[name]
-    found = {}
-    for i in range(-2, 3, 2 if scale == "check" else 1):
-        rate = middle * 10.0 ** (i / 2)
-        runs = [trained(task, partial(make, lr=rate), steps=steps, batch=BATCH, seed=seed) for seed in seeds]
-        found[rate] = {what: sum(run[what] for run in runs) / len(runs) for what in ("accuracy", "loss")}
-    return found
+def both(task: Task, every: int, steps: int, seeds: Sequence[int]) -> dict[str, Sweep]:
+    """Sweeps of the two optimizers, over every one or every so many of the rates."""
+    return {
+        name: swept(task, make, around(middle, 2, every), steps=steps, batch=BATCH, seeds=seeds)
+        for name, (make, middle) in MIDDLES.items()
+    }
 
 
-def accuracies(scores: Scores) -> dict[float, float]:
-    """Rate -> accuracy."""
-    return {rate: score["accuracy"] for rate, score in scores.items()}
-
-
-def lowest(scores: Scores) -> tuple[float, float]:
+def lowest(scores: Sweep) -> tuple[float, float]:
     """(rate, loss) of the lowest loss of those that did not diverge."""
     losses = {rate: -score["loss"] for rate, score in scores.items() if score["loss"] == score["loss"]}
     rate, loss = best(losses)
     return rate, -loss
 
 
-def as_accurate(scores: dict[str, Scores]) -> Finding:
+def as_accurate(scores: dict[str, Sweep]) -> Finding:
     """Criterion 3."""
     (r, a), (q, b) = best(accuracies(scores["AdaHessian"])), best(accuracies(scores["Adam"]))
     return Finding(
@@ -127,7 +119,7 @@ def as_accurate(scores: dict[str, Scores]) -> Finding:
     )
 
 
-def lower(where: str, scores: dict[str, Scores]) -> Finding:
+def lower(where: str, scores: dict[str, Sweep]) -> Finding:
     """Criteria 4 and 6."""
     (r, a), (q, b) = lowest(scores["AdaHessian"]), lowest(scores["Adam"])
     return Finding(
@@ -137,7 +129,7 @@ def lower(where: str, scores: dict[str, Scores]) -> Finding:
     )
 
 
-def flat(scores: dict[str, Scores]) -> Finding:
+def flat(scores: dict[str, Sweep]) -> Finding:
     """Criterion 5."""
     spreads = {name: max(found := accuracies(s).values()) - min(found) for name, s in scores.items()}
     return Finding(

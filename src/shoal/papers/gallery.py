@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.papers.catalogue import Publication, publications
-from shoal.papers.ledger import stored
+from shoal.papers.ledger import counted, stored
 from shoal.report.figures import PALETTE, blank, svg
 from shoal.report.page import write_page
 
@@ -49,6 +49,7 @@ def write_gallery(out: str | Path) -> Path:
         version="",
         entries=entries,
         counts=counts,
+        counted=counted,
     )
 
 

@@ -105,7 +105,7 @@ def closed_form(figures: dict[str, float], classes: int = 500) -> Finding:
         if t % 50 == 0:
             expected = flow_losses(shares, lr * t, classes)
             worst = max(worst, float((losses_of(w) / expected - 1.0).abs().max()))
-    w, step, apart = torch.zeros_like(w), 0.01, 0.0
+    w, step = torch.zeros_like(w), 0.01
     for _ in range(300):
         w -= step * slope(w, shares).sign()
     signed = losses_of(w)

@@ -8,7 +8,7 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.papers.catalogue import Publication, find, publications
-from shoal.papers.result import Result
+from shoal.papers.result import Result, tally
 
 RESULTS = Path(__file__).parent / "results"
 STATES = ("holds", "partly", "does not hold", "not yet")
@@ -43,10 +43,9 @@ def stored(publication: Publication) -> dict[str, Any] | None:
     return result
 
 
-def state(publication: Publication) -> str:
-    """One of `STATES`: the stored verdict, or "not yet"."""
-    result = stored(publication)
-    return str(result["verdict"]) if result else "not yet"
+def counted(result: Mapping[str, Any]) -> str:
+    """The verdict of a stored result, with how many criteria hold: "partly 1/6"."""
+    return f"{result['verdict']} {tally(finding['holds'] for finding in result['findings'])}"
 
 
 def print_ledger(kind: str | None = None, only: str | None = None) -> None:
@@ -69,10 +68,11 @@ def print_ledger(kind: str | None = None, only: str | None = None) -> None:
     colours = {"holds": "green", "partly": "yellow", "does not hold": "red", "not yet": "dim"}
     counts = dict.fromkeys(STATES, 0)
     for publication in everything:
-        verdict = state(publication)
+        result = stored(publication)
+        verdict = str(result["verdict"]) if result else "not yet"
         if (kind is None or publication.kind == kind) and (only is None or verdict == only):
             counts[verdict] += 1
-            shown = f"[{colours[verdict]}]{verdict}[/]"
+            shown = f"[{colours[verdict]}]{counted(result) if result else verdict}[/]"
             table.add_row(
                 f"{publication.number:03d}",
                 publication.slug,
@@ -124,8 +124,11 @@ def _print_result(console: Console, publication: Publication, result: Result, sc
     for name, value in result.published.items():
         console.print(f"  published: {name}: {value}", highlight=False)
     kept = stored(publication)
-    before = f"; stored full run: {kept['verdict']} ({kept['date']}, commit {kept['commit']})" if kept else ""
-    console.print(f"verdict at scale {scale}: [bold]{result.verdict}[/] in {seconds:.0f} s{before}\n", highlight=False)
+    if result.note:
+        console.print(f"  note: {result.note}", highlight=False)
+    before = f"; stored full run: {counted(kept)} ({kept['date']}, commit {kept['commit']})" if kept else ""
+    verdict = f"[bold]{result.verdict} {result.tally}[/]"
+    console.print(f"verdict at scale {scale}: {verdict} in {seconds:.0f} s{before}\n", highlight=False)
 
 
 def _store(publication: Publication, result: Result, seconds: float) -> Path:
@@ -137,6 +140,7 @@ def _store(publication: Publication, result: Result, seconds: float) -> Path:
         "figures": {name: value if math.isfinite(value) else None for name, value in result.figures.items()},
         "published": dict(result.published),
         "seeds": list(result.seeds),
+        "note": result.note,
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": round(seconds, 1),

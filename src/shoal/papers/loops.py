@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,10 @@ from shoal.optim import Schedule, second_derivatives
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]
+Scores = dict[float, float]
+"""Learning rate -> accuracy, a share."""
+Sweep = dict[float, dict[str, float]]
+"""Learning rate -> "accuracy" and "loss", as of `trained`."""
 
 
 def trained(
@@ -154,7 +158,43 @@ def accuracy(model: nn.Module, task: Task) -> float:
     return float((guessed == test.targets).double().mean())
 
 
-def best(scores: dict[float, float]) -> tuple[float, float]:
+def swept(
+    task: Task, make: Callable[..., Any], rates: Iterable[float], *, steps: int, batch: int, seeds: Sequence[int]
+) -> Sweep:
+    """Rate -> what `trained` measures, means over the seeds.
+
+    Args:
+        task: what is learned.
+        make: from parameters and `lr` to the optimizer.
+        rates: that are tried.
+        steps, batch: of each run.
+        seeds: of the runs at each rate; at least one.
+    """
+    found: Sweep = {}
+    for rate in rates:
+        runs = [trained(task, partial(make, lr=rate), steps=steps, batch=batch, seed=seed) for seed in seeds]
+        found[rate] = {what: sum(run[what] for run in runs) / len(runs) for what in ("accuracy", "loss")}
+    return found
+
+
+def accuracies(found: Sweep) -> Scores:
+    """The accuracies of a sweep."""
+    return {rate: score["accuracy"] for rate, score in found.items()}
+
+
+def around(middle: float, reach: int, every: int = 1) -> list[float]:
+    """Rates half a decade apart, up to `reach` of them on both sides of the middle; of these, each `every`-th."""
+    return [middle * 10.0 ** (i / 2) for i in range(-reach, reach + 1, every)]
+
+
+def best(scores: Scores) -> tuple[float, float]:
     """(rate, score) of the highest score; of equal ones the lowest rate."""
     rate = max(sorted(scores), key=lambda r: scores[r])
     return rate, scores[rate]
+
+
+def good_rates(ours: Scores, theirs: Scores, within: float = 0.02) -> tuple[int, int]:
+    """How many rates of each are `within` the better of the two best scores."""
+    least = max(best(ours)[1], best(theirs)[1]) - within
+    mine, other = (sum(score >= least for score in scores.values()) for scores in (ours, theirs))
+    return mine, other

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from shoal.optim import MoMo, MoMoAdam
-from shoal.papers.loops import best, trained
+from shoal.papers.loops import Scores, accuracies, best, good_rates, swept
 from shoal.papers.optimizers import fashion, points
 from shoal.papers.result import Finding, Result
 from shoal.tensors import key, normal
@@ -37,7 +37,6 @@ STEPS = {"check": 200, "full": 800}
 SEEDS = {"check": (71,), "full": (71, 72, 73)}
 MORE = {"check": 1, "full": 2}
 BATCH = 128
-Scores = dict[float, float]
 
 
 def claim(scale: str = "check") -> Result:
@@ -50,7 +49,8 @@ def claim(scale: str = "check") -> Result:
         ("Adam", torch.optim.Adam, MoMoAdam, -4.0),
     ):
         rates = [10.0 ** (low + 0.5 * i) for i in range(0, 9, every)]
-        theirs, ours = (swept(make, rates, scale) for make in (plain, adaptive))
+        how: dict[str, Any] = {"steps": STEPS[scale], "batch": BATCH, "seeds": SEEDS[scale]}
+        theirs, ours = (accuracies(swept(fashion(), make, rates, **how)) for make in (plain, adaptive))
         for label, scores in ((name, theirs), (adaptive.__name__, ours)):
             figures |= {f"{label}, lr {rate:.3g}: accuracy": score for rate, score in scores.items()}
         findings += [
@@ -116,18 +116,6 @@ def interpolation(figures: dict[str, float]) -> list[Finding]:
     ]
 
 
-def swept(make: Callable[..., Any], rates: list[float], scale: str) -> Scores:
-    """Rate -> mean accuracy over the seeds."""
-    found = {}
-    for rate in rates:
-        runs = [
-            trained(fashion(), partial(make, lr=rate), steps=STEPS[scale], batch=BATCH, seed=seed)["accuracy"]
-            for seed in SEEDS[scale]
-        ]
-        found[rate] = sum(runs) / len(runs)
-    return found
-
-
 def as_good(name: str, ours_name: str, ours: Scores, theirs: Scores) -> Finding:
     """Criteria 3 and 4, the best."""
     (r, a), (q, b) = best(ours), best(theirs)
@@ -140,8 +128,7 @@ def as_good(name: str, ours_name: str, ours: Scores, theirs: Scores) -> Finding:
 
 def wider(ours_name: str, ours: Scores, theirs: Scores, more: int) -> Finding:
     """Criteria 3 and 4, the range."""
-    least = max(best(ours)[1], best(theirs)[1]) - 0.02
-    mine, other = (sum(score >= least for score in scores.values()) for scores in (ours, theirs))
+    mine, other = good_rates(ours, theirs)
     return Finding(
         f"{ours_name}: at least {more} more of {len(ours)} rates are within 2 points of the better best",
         f"{mine} against {other}",

@@ -47,6 +47,7 @@ from shoal.learning import Task
 from shoal.learning.data import load
 from shoal.learning.models import mlp
 from shoal.learning.nowcasting.recording import Recording, trajectory
+from shoal.learning.nowcasting.training import linear
 from shoal.optim import Adam, NiNo
 from shoal.optim.nino import NeuralGraph, Nowcaster, Shape, horizons, neural_graph, scaled, unscaled
 from shoal.optim.nino.files import SHIPPED_SINGLE
@@ -97,9 +98,8 @@ class Line(Nowcaster):
 
     def forward(self, graph: NeuralGraph, states: Tensor, k: int | None = None, signs: Tensor | None = None) -> Tensor:
         """Residuals [P, B], or [P, B, K]."""
-        slope = (states[..., -1] - states[..., 0]) / (states.shape[-1] - 1)
-        ahead = torch.arange(1, self.shape.horizon + 1)
-        return slope * k if k is not None else slope[..., None] * ahead
+        residuals = linear(states, self.shape.horizon)
+        return residuals if k is None else residuals[..., k - 1]
 
 
 class Still(Nowcaster):
@@ -177,10 +177,10 @@ def errors(figures: dict[str, float], seed: int = 4001) -> Finding:
                 ("linear", straight(graph, inputs, k)),
             ):
                 found[name].append(float((given - wanted).abs().mean()))
-        own, last, linear = (statistics.fmean(values) for values in found.values())
+        own, last, along = (statistics.fmean(values) for values in found.values())
         figures |= {f"error at k = {k}, {name}": statistics.fmean(values) for name, values in found.items()}
-        words.append(f"k = {k}: {own:.3f}, {last:.3f}, {linear:.3f}")
-        holds &= own < min(last, linear)
+        words.append(f"k = {k}: {own:.3f}, {last:.3f}, {along:.3f}")
+        holds &= own < min(last, along)
     return Finding("errors at k = 5, 10, 20 below those of the last state and of a line", "; ".join(words), bool(holds))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -30,12 +30,14 @@ class Result:
         figures: what was measured, by name.
         published: what the publication reports, by name, as numbers or words.
         seeds: seeds that were used.
+        note: what one must know to read the verdict, such as that a run of this scale is too short for a criterion.
     """
 
     findings: Sequence[Finding]
     figures: Mapping[str, float] = field(default_factory=dict)
     published: Mapping[str, float | str] = field(default_factory=dict)
     seeds: Sequence[int] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not self.findings:
@@ -46,3 +48,14 @@ class Result:
         """ "holds" if all criteria do, "does not hold" if none does, else "partly"."""
         held = sum(finding.holds for finding in self.findings)
         return "holds" if held == len(self.findings) else "partly" if held else "does not hold"
+
+    @property
+    def tally(self) -> str:
+        """How many criteria hold, of how many."""
+        return tally(finding.holds for finding in self.findings)
+
+
+def tally(holds: Iterable[bool]) -> str:
+    """How many hold, of how many: "1/6"."""
+    found = list(holds)
+    return f"{sum(found)}/{len(found)}"

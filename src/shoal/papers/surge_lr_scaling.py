@@ -20,10 +20,14 @@ Criteria, fixed before the run:
 5. it falls from there to the largest batch by at least a fifth.
 6. and 7. The same of Adam.
 
-"check": criterion 3 with half the batches, a coarse grid of 3 batch sizes, one seed. "full": 4 batch sizes, 8 to 4,096,
-and two seeds. Rates were written down before any run; before a full one, and after a check, batch sizes were cut from
-six to four, drawn batches by half, and runs are given up after 4 times the steps of the best of their batch size, or
-after 8,000 / sqrt(B). If Fashion-MNIST is not there, the embedded digits stand in.
+"check": criterion 3 with a quarter of the batches and 512 samples, a coarse grid of 3 batch sizes from 32 on, one seed.
+"full": 4 batch sizes, 8 to 4,096, and two seeds. Rates were written down before any run; before a full one, and after a
+check, batch sizes were cut from six to four, drawn batches by half, and runs are given up after 4 times the steps of
+the best of their batch size, or after 8,000 / sqrt(B) (2,500 / sqrt(B) in a check). If Fashion-MNIST is not there, the
+embedded digits stand in.
+
+Changed after a review: a batch size at which no rate arrives has no best rate, and what asks for it does not hold. Its
+lowest rate had counted as the best, which made sign descent rise 75-fold from B = 8.
 """
 
 from __future__ import annotations
@@ -56,14 +60,22 @@ from shoal.tensors.random import integers, uniform
 
 TARGET = 0.6  # training loss, of about 2.3 at first
 SEEDS = {"check": (31,), "full": (31, 32)}
-BATCHES = {"check": (8, 128, 2048), "full": (8, 64, 512, 4096)}
+BATCHES = {"check": (32, 256, 1024), "full": (8, 64, 512, 4096)}
 RATES = {
-    "sign descent": {"check": (-4.0, -2.5, 0.5), "full": (-4.5, -2.25, 0.25)},
-    "Adam": {"check": (-3.5, -1.5, 0.5), "full": (-4.0, -1.25, 0.25)},
+    "sign descent": {"check": (-3.5, -2.5, 0.5), "full": (-4.5, -2.25, 0.25)},
+    "Adam": {"check": (-3.0, -1.5, 0.5), "full": (-4.0, -1.25, 0.25)},
 }
-DRAWN = {"check": 12, "full": 24}
-LIMITS = (8000.0, 300.0)  # a run is given up after 8000 / sqrt(B) steps, but not before 300
+DRAWN = {"check": 6, "full": 24}
+POPULATION = {"check": 512, "full": 2048}
+LIMITS = {
+    "check": (2500.0, 120.0),
+    "full": (8000.0, 300.0),
+}  # a run is given up after 8000 / sqrt(B), at least 300 steps
 PATIENCE = 4.0  # and after so many times the steps of the best so far
+NOTE = (
+    "one seed and rates half a decade apart are too few for the last four criteria, on the best rates of training: "
+    "here they say little for or against the claim; the full scale decides them."
+)
 
 
 def claim(scale: str = "check") -> Result:
@@ -77,7 +89,7 @@ def claim(scale: str = "check") -> Result:
         "best rate of Adam": "rises with the root of B, peaks, falls",
         "best rate of SGD": "rises all the way",
     }
-    return Result(findings, figures, published, SEEDS[scale])
+    return Result(findings, figures, published, SEEDS[scale], NOTE if scale == "check" else "")
 
 
 # -- 1 and 2: a quadratic ----------------------------------------------------------------------------------------------
@@ -138,10 +150,10 @@ def quadratic(figures: dict[str, float]) -> list[Finding]:
 
 
 def one_step(scale: str, figures: dict[str, float]) -> Finding:
-    """Criterion 3; the population are 2,048 samples, whose gradients are all known."""
+    """Criterion 3; the population are some samples, 2,048 in full, whose gradients are all known."""
     task, seed = fashion(), SEEDS[scale][0]
     whole = task.dataset.train
-    data = whole[permutation(key(seed, "population"), len(whole))[: min(2048, len(whole))]]
+    data = whole[permutation(key(seed, "population"), len(whole))[: min(POPULATION[scale], len(whole))]]
     model = task.initial(seed)
     stepper = Stepper(model, task.loss, Adam.rule(1e-3))
     for t in range(60):
@@ -195,18 +207,21 @@ def rule_of(name: str, rate: float) -> Rule:
 
 
 def grid(name: str, scale: str, figures: dict[str, float]) -> dict[int, float]:
-    """Batch size -> the best rate."""
+    """Batch size -> the best rate; NaN if none arrives."""
     low, high, step = RATES[name][scale]
     rates = [10.0 ** (low + step * i) for i in range(round((high - low) / step) + 1)]
     best = {}
     for batch in BATCHES[scale]:
-        found, least = {}, max(LIMITS[0] / math.sqrt(batch), LIMITS[1])
+        most, floor = LIMITS[scale]
+        limit = max(most / math.sqrt(batch), floor)
+        found, least = {}, limit
         for rate in sorted(rates, key=lambda r: abs(math.log(r / rates[len(rates) // 2]))):
             runs = [steps_to(fashion(), rule_of(name, rate), batch, seed, least) for seed in SEEDS[scale]]
             found[rate] = sum(runs) / len(runs)
             least = min(least, PATIENCE * found[rate])
         needed = [found[rate] for rate in rates]
-        best[batch] = vertex([math.log(rate) for rate in rates], [math.log(steps) for steps in needed])
+        lowest = vertex([math.log(rate) for rate in rates], [math.log(steps) for steps in needed])
+        best[batch] = lowest if min(needed) < limit else math.nan
         figures[f"{name}, B = {batch}: best rate"] = best[batch]
         figures[f"{name}, B = {batch}: steps at the best rate of the grid"] = min(needed)
     return best
@@ -255,10 +270,10 @@ def vertex(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def rises_and_falls(name: str, best: dict[int, float]) -> list[Finding]:
-    """Criteria 4 and 5."""
+    """Criteria 4 and 5; what is compared with NaN does not hold."""
     sizes = sorted(best)
-    top = max(sizes, key=lambda b: best[b])
-    told = ", ".join(f"{b}: {best[b]:.2g}" for b in sizes)
+    top = max((b for b in sizes if best[b] == best[b]), key=lambda b: best[b], default=sizes[0])
+    told = ", ".join(f"{b}: {best[b]:.2g}" if best[b] == best[b] else f"{b}: no rate arrives" for b in sizes)
     first, last = best[top] / best[sizes[0]], best[sizes[-1]] / best[top]
     return [
         Finding(

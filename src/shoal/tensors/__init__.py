@@ -28,6 +28,7 @@ from shoal.tensors.random import (
     normal,
     permutation,
     philox,
+    rademacher,
     shuffled,
     uniform,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "packed_trits_size",
     "permutation",
     "philox",
+    "rademacher",
     "shuffled",
     "tensors",
     "uniform",

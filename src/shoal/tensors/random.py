@@ -5,7 +5,7 @@ step, ...); the draws turn a key into numbers with a counter-based generator, Ph
 Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Nothing here has state, so a draw
 depends neither on what was drawn before nor on which other rows are drawn in the same call.
 
-Three laws hold for `uniform`, `normal`, `integers` and `permutation`, bit for bit:
+Three laws hold for `uniform`, `normal`, `rademacher`, `integers` and `permutation`, bit for bit:
 
 - row i of a draw for stacked keys is the draw for keys[i] alone, also inside `torch.func.vmap`;
 - every device gives the same numbers: only whole-number arithmetic and +, -, *, /, sqrt of IEEE 754 are used,
@@ -13,7 +13,7 @@ Three laws hold for `uniform`, `normal`, `integers` and `permutation`, bit for b
 - the first numbers of a long draw are the short draw (not so for `permutation`).
 
 One key may feed several draws: different functions, and different `purpose`s of one function, are
-independent.
+independent; `rademacher` alone draws what `uniform` draws.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ __all__ = [
     "normal",
     "permutation",
     "philox",
+    "rademacher",
     "shuffled",
     "uniform",
 ]
@@ -203,6 +204,36 @@ def normal(
     if _is_single(dtype):
         return _draw(keys, shape, 4, _NORMAL, purpose, device, _single_normals)
     return _draw(keys, shape, 2, _NORMAL, purpose, device, _double_normals)
+
+
+def rademacher(
+    keys: int | Tensor,
+    shape: int | Sequence[int] = (),
+    *,
+    purpose: int | str = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """-1 and 1 with equal chance: -1 where `uniform` of the same arguments, in float32, is below 1/2.
+
+    So it is not independent of that draw, and the signs are the same in every dtype.
+
+    Args:
+        keys, shape, purpose, device: as for `uniform`.
+        dtype: of the result, any floating-point one.
+
+    Returns:
+        [*keys.shape, *shape].
+
+    Raises:
+        ValueError: as for `uniform`, or a dtype that is not floating-point.
+
+    >>> rademacher(7, 5).tolist()
+    [-1.0, -1.0, 1.0, 1.0, -1.0]
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point one, got {dtype}")
+    return torch.where(uniform(keys, shape, purpose=purpose, device=device) < 0.5, -1.0, 1.0).to(dtype)
 
 
 def integers(

@@ -29,7 +29,7 @@ class Recording:
 
     Attributes:
         steps: of each run.
-        every: steps from one state to the next; the first is before the first step.
+        every: steps from one state to the next, at most all; the first is before the first step.
         batch: samples a step.
         rates: learning rates are drawn from here, evenly on a logarithmic scale.
         families: which runs, in turn; see `shoal.learning.nowcasting.zoo.FAMILIES`.
@@ -47,6 +47,8 @@ class Recording:
         for name in ("steps", "every", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; a whole number >= 1 is allowed")
+        if self.every > self.steps:
+            raise ValueError(f"every: got {self.every}; at most the {self.steps} steps of a run are allowed")
         unknown = [name for name in self.families if name not in FAMILIES]
         if unknown or not self.families:
             raise ValueError(f"families: got {', '.join(unknown) or 'none'}; allowed are {', '.join(FAMILIES)}")
@@ -68,11 +70,12 @@ def record(folder: str | Path, runs: int, how: Recording | None = None, tell: Te
         Files of all runs. One that diverged has none.
 
     Raises:
-        ValueError: an argument is not allowed.
+        ValueError: an argument is not allowed, or the folder has runs of other settings.
     """
     if runs < 1:
         raise ValueError(f"runs: got {runs}; a whole number >= 1 is allowed")
     how = how or Recording()
+    _same_settings(Path(folder), how)
     found = []
     for number in range(runs):
         path = Path(folder) / f"{number:05d}.safetensors"
@@ -91,6 +94,19 @@ def record(folder: str | Path, runs: int, how: Recording | None = None, tell: Te
         found.append(path)
         tell(number + 1, runs, family)
     return found
+
+
+def _same_settings(folder: Path, how: Recording) -> None:
+    """Refuse a folder with runs of other settings."""
+    wanted = json.loads(json.dumps(asdict(how)))
+    for run in _read(folder):
+        found = run.about["how"]
+        other = next((name for name in wanted if found.get(name) != wanted[name]), None)
+        if other is not None:
+            raise ValueError(
+                f"folder: {run.path} was recorded with {other} {found.get(other)}, not {wanted[other]}; the same "
+                "settings, or another folder, are allowed"
+            )
 
 
 def trajectory(settings: dict[str, Any], lr: float, seed: int, how: Recording) -> tuple[Tensor, list[float]]:

@@ -108,59 +108,85 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the state of the moment was written.
     """
     shape, how = shape or Shape(), how or Meta()
-    runs = [run for run in trajectories(folder) if run.size <= how.largest]
-    if not runs:
-        raise ValueError(f"largest: got {how.largest}; every run in {folder} is of a larger model")
-    held = runs[len(runs) - int(how.held * len(runs)) :]
-    training = runs[: len(runs) - len(held)]
-    draw = torch.Generator().manual_seed(how.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(how.seed)
-        network = NETWORKS[how.network](shape)
+    training, held = chosen(folder, how)
+    network = initial(shape, how)
     optimizer = AdamW(network.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    rate = warmup_cosine(how.lr, steps=how.steps)
-    began = time.monotonic()
-    losses: list[float] = []
-    still: list[float] = []
-    told: dict[str, Any] = {
-        "runs": len(training),
-        "recorded": runs[0].about["how"],
-        "settings": asdict(how),
-    }
-
-    def write(step: int) -> None:
-        recent = losses[-200:]
-        told.update(
-            step=step,
-            loss=sum(recent) / len(recent),
-            last_state=sum(still[-200:]) / len(recent),
-            seconds=round(time.monotonic() - began),
-        )
-        save(network, out, told)
-
+    rate, draw = warmup_cosine(how.lr, steps=how.steps), torch.Generator().manual_seed(how.seed)
+    told: dict[str, Any] = {"runs": len(training), "recorded": training[0].about["how"], "settings": asdict(how)}
+    course = Course()
     with deferred() as asked:
         for step in range(how.steps):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
             optimizer.zero_grad()
-            losses.append(0.0)
-            still.append(0.0)
-            for one in batch(training, shape, how, draw):
-                signs = torch.randint(0, 2, (shape.positions,), generator=draw) * 2.0 - 1.0
-                loss = one.error(network(one.graph, one.states, signs=signs)) / how.runs
-                loss.backward()
-                losses[-1] += loss.item()
-                still[-1] += one.error(torch.zeros_like(one.ahead)).item() / how.runs
+            course.add(*accumulated(network, batch(training, shape, how, draw), how, draw))
             torch.nn.utils.clip_grad_norm_(network.parameters(), how.clip)
             optimizer.step()
-            tell(step + 1, how.steps, f"error {sum(losses[-50:]) / sum(still[-50:]):.3f} of the last state's")
+            tell(step + 1, how.steps, course.words())
             if (step + 1) % 100 == 0 or asked:
-                write(step + 1)
+                save(network, out, told | course.about(step + 1))
             if asked:
                 break
-    told["errors"] = errors(network, held or training, how)
-    write(how.steps)
+    found = errors(network, held or training, how)
+    save(network, out, told | course.about(how.steps) | {"errors": found})
     return network
+
+
+def chosen(folder: str | Path, how: Meta) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Runs of a folder that are trained on, and those that are held out.
+
+    Raises:
+        ValueError: there is no run, or all are of larger models.
+    """
+    runs = [run for run in trajectories(folder) if run.size <= how.largest]
+    if not runs:
+        raise ValueError(f"largest: got {how.largest}; every run in {folder} is of a larger model")
+    count = len(runs) - int(how.held * len(runs))
+    return runs[:count], runs[count:]
+
+
+def initial(shape: Shape, how: Meta) -> Nowcaster:
+    """The network before training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(how.seed)
+        return NETWORKS[how.network](shape)
+
+
+def accumulated(network: Nowcaster, slices: Iterator[Slice], how: Meta, draw: torch.Generator) -> tuple[float, float]:
+    """Add the gradient of a batch to that of the network; returns the batch's error, and that of the last state."""
+    error = still = 0.0
+    for one in slices:
+        signs = torch.randint(0, 2, (network.shape.positions,), generator=draw) * 2.0 - 1.0
+        loss = one.error(network(one.graph, one.states, signs=signs)) / how.runs
+        loss.backward()
+        error += loss.item()
+        still += one.error(torch.zeros_like(one.ahead)).item() / how.runs
+    return error, still
+
+
+class Course:
+    """How training goes: errors of the network and of the last state, step by step, and the time."""
+
+    def __init__(self) -> None:
+        self._errors: list[float] = []
+        self._still: list[float] = []
+        self._began = time.monotonic()
+
+    def add(self, error: float, still: float) -> None:
+        """Note a step."""
+        self._errors.append(error)
+        self._still.append(still)
+
+    def words(self) -> str:
+        """The last 50 steps."""
+        return f"error {sum(self._errors[-50:]) / sum(self._still[-50:]):.3f} of the last state's"
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The last 200 steps, for the file."""
+        recent, still = self._errors[-200:], self._still[-200:]
+        seconds = round(time.monotonic() - self._began)
+        means = {"loss": sum(recent) / len(recent), "last_state": sum(still) / len(still)}
+        return {"step": step, **means, "seconds": seconds}
 
 
 def batch(runs: Sequence[Trajectory], shape: Shape, how: Meta, draw: torch.Generator) -> Iterator[Slice]:

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shoal.optim.core.plan import Memory, Plan, compute_dtype
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.transform import Shape
+from shoal.tensors.attention import plain_attention
 from shoal.tensors.random import derive, uniform
 
 GRAPHED = ("curvature", "newton")
@@ -32,7 +32,7 @@ BITS = 24  # of a number between 0 and 1, each of which makes a sign
 @contextlib.contextmanager
 def second_derivatives() -> Iterator[None]:
     """Forward passes in here can be differentiated twice: the fast forms of attention, which cannot, are avoided."""
-    with sdpa_kernel(SDPBackend.MATH):
+    with plain_attention():
         yield
 
 
