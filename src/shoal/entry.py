@@ -64,9 +64,11 @@ class Wrapping(Entry):
 
     Attributes:
         paper: slug of the publication.
+        needs: what it asks for, in words; "" for nothing.
     """
 
     paper: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,3 +40,15 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_folder(folder: Path) -> None:
+    """See whether files can be written to a folder that may have to be made first; nothing is left behind.
+
+    Raises:
+        OSError: they cannot, and why.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    tempfile.TemporaryDirectory(dir=there).cleanup()

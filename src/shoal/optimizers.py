@@ -335,6 +335,7 @@ WRAPPERS: Mapping[str, Wrapping] = {
         "shoal.optim.coordinate_clip:coordinate_clip",
         "the largest coordinates of the gradient are cut to the size of the next one",
         paper="directional-sharpness",
+        needs="all gradients of the model at once",
     ),
     "rotated": Wrapping(
         "shoal.optim.rotated:rotated", "the coordinates are rotated at random, and stay so", paper="adam-linf"
@@ -343,6 +344,21 @@ WRAPPERS: Mapping[str, Wrapping] = {
         "shoal.optim.ttur:ttur",
         "the maximising player of a game (or what `fast` names) has `ratio` times the other's rate",
         paper="ttur-fid",
+        needs="a game of two players",
     ),
-    "nino": Wrapping("shoal.optim.nino:nino", "weights are forecast now and then; needs a torch loop", paper="nino"),
+    "nino": Wrapping(
+        "shoal.optim.nino:nino",
+        "weights are forecast now and then",
+        paper="nino",
+        needs="a torch loop, the model, an example of its inputs, the number of steps",
+    ),
 }
+AROUND_MODELS: Mapping[str, Wrapping] = {
+    "mup": Wrapping(
+        "shoal.optim.mup:mup",
+        "muP: initial values and rates by width, so that settings of a narrow model are right for a wide one",
+        paper="tp4b-mup-adam",
+        needs="the model and a narrow one of its kind, in Python",
+    ),
+}
+"""What goes around a model and its optimizer, in Python alone."""

@@ -26,6 +26,15 @@ def test_it_prints_a_table_of_each_parametrisation_and_leaves_numbers_and_a_plot
     assert moved["standard"][32] > 1.5 * moved["muP"][32]
 
 
+def test_trainings_that_all_diverge_are_told_in_a_line_each(shoal, tmp_path) -> None:
+    outcome = shoal("optim", "coordinate-check", "sgd:lr=1e30", *QUICK, "--steps", 4)
+    assert outcome.code == 0
+    for name in ("muP", "standard"):
+        assert f"{name}: training diverged at every width; a smaller learning rate may not" in outcome.out.splitlines()
+    assert "nan\n" not in outcome.out
+    assert (tmp_path / "coordinates" / "coordinates.png").exists()
+
+
 @pytest.mark.parametrize("model", ["cnn", "transformer:layers=1", "vit:layers=1,patch=2"])
 def test_every_model_with_a_width_can_be_checked(shoal, model) -> None:
     outcome = shoal("optim", "coordinate-check", "sgd:lr=0.01", "--model", model, *QUICK)

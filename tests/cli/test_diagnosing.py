@@ -17,6 +17,7 @@ def test_a_diagnosis_prints_sentences_and_leaves_numbers_and_a_page(shoal, tmp_p
     outcome = shoal(*WORDS, "--only", "sharpness, noise", "--optimizer", "sgd:momentum=0.9")
     assert outcome.code == 0
     assert [line.split(":")[0] for line in outcome.out.splitlines()] == [
+        "Training",
         "Sharpness",
         "Gradient noise and batch size",
         "diagnosis",
@@ -49,16 +50,16 @@ def test_what_cannot_be_is_one_line(shoal, tmp_path, words, message) -> None:
 
 SCRIPT = """
 import os, signal, sys
-from shoal.cli import diagnosing, main
+from shoal.cli import main, progress
 
-call = diagnosing._Lines.__call__
+call = progress.StageLines.__call__
 
-def signalling(self, state):
-    call(self, state)
-    if state.stage == "noise":
+def signalling(self, stage, *how_far):
+    call(self, stage, *how_far)
+    if stage == "noise":
         os.kill(os.getpid(), signal.SIGINT)
 
-diagnosing._Lines.__call__ = signalling
+progress.StageLines.__call__ = signalling
 main()
 """
 

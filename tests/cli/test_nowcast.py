@@ -13,7 +13,7 @@ def test_a_nowcaster_is_made_from_recorded_runs_and_says_how(shoal: Any) -> None
     runs = ("--runs", 2, "--steps", 120, "--batch", 8, "--families", "digits-cnn")
     done = shoal("nowcast", "record", "runs", *runs)
     assert done.value("recorded") == ["2 runs in runs"]
-    assert "recording: 2 of 2, digits-cnn" in done.err
+    assert "recording: 100%, digits-cnn" in done.err
     refused = shoal("nowcast", "record", "runs", *runs, "--every", 10).complaint
     assert refused.startswith(
         "folder: runs/00000.safetensors was recorded with every 5, not 10; the same settings, or another folder"
@@ -21,7 +21,7 @@ def test_a_nowcaster_is_made_from_recorded_runs_and_says_how(shoal: Any) -> None
     done = shoal("nowcast", "train", "runs", "--out", "n.safetensors", "--width", 4, "--steps", 2, "--horizon", 5)
     assert done.value("nowcaster") == ["n.safetensors"]
     assert done.value("error on runs that were held out")[0].startswith("nowcaster 0.")
-    assert "training: 2 of 2, error " in done.err
+    assert "training: 100%, error " in done.err
     told = json.loads(shoal("nowcast", "about", "n.safetensors").out)
     assert told["shape"]["width"] == 4
     assert told["training"]["settings"]["steps"] == 2

@@ -17,7 +17,7 @@ from torch import nn
 
 from shoal.learning import Comparison
 from shoal.optim.wrapping import Wrapper
-from shoal.optimizers import OPTIMIZERS, WRAPPERS
+from shoal.optimizers import AROUND_MODELS, OPTIMIZERS, WRAPPERS
 from shoal.papers.catalogue import publications
 from shoal.simulation import simulate
 from tests.optim.catalogue import given, optimizers
@@ -79,7 +79,9 @@ def test_the_list_has_a_line_for_each(shoal) -> None:
         assert method.help in line
         assert method.needs in line
         assert method.paper in line
-    assert all(any(line.startswith(name) for line in lines) for name in WRAPPERS)
+    for name, entry in {**WRAPPERS, **AROUND_MODELS}.items():
+        (line,) = [line for line in lines if line.split(" ")[0] == name]
+        assert all(word in line for word in (entry.help, entry.needs, f"[{entry.paper}]"))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -96,6 +98,32 @@ def test_show_has_every_argument_with_its_default_and_meaning(shoal, monkeypatch
             if argument in cls.about:
                 assert cls.about[argument].help in lines[argument]
     assert inspect.getmodule(cls).__doc__.splitlines()[0] in shown.out
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, *AROUND_MODELS])
+def test_show_explains_what_goes_around_with_its_arguments_needs_and_paper(shoal, monkeypatch, name) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = shoal("optim", "show", name.upper())
+    assert shown.code == 0
+    entry = {**WRAPPERS, **AROUND_MODELS}[name]
+    module = inspect.getmodule(entry.load())
+    assert entry.help in shown.out.splitlines()[0]
+    assert module.__doc__.splitlines()[0] in shown.out
+    assert f"publication: {entry.paper} " in shown.out
+    assert not entry.needs or f"needs {entry.needs}\n" in shown.out
+    called = {word.lower(): thing for word, thing in vars(module).items() if inspect.isclass(thing)}
+    lines = {line.split()[0]: line for line in shown.out.splitlines() if line.strip()}
+    for thing in (called.get(name.replace("-", ""), entry.load()), entry.load()):
+        for argument, parameter in list(inspect.signature(thing).parameters.items())[1:]:
+            assert len(lines[argument].split()) > 2  # a meaning, too
+            if parameter.default is not parameter.empty:
+                assert repr(parameter.default) in lines[argument]
+
+
+def test_show_says_why_a_wrapper_stands_before_no_name(shoal) -> None:
+    out = " ".join(shoal("optim", "show", "nino").out.split())
+    assert re.search(r"not in names, as in nino\+sgd: .* forecasts whole models", out)
+    assert "as in ttur+sgd" in shoal("optim", "show", "ttur").out
 
 
 def test_show_has_the_chain_of_a_matrix_and_of_a_vector(shoal) -> None:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from shoal.cli.progress import Bars, Lines, display
+from shoal.cli.progress import Bars, Lines, StageBars, StageLines, display
 from shoal.simulation import Run
 from shoal.simulation.simulate import Progress
 
@@ -107,3 +107,37 @@ def test_bars_are_for_terminals_that_can_move_the_cursor(monkeypatch, terminal, 
 def test_lines_are_for_everything_else(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert type(display()) is Lines
+
+
+def test_stages_have_a_line_when_they_begin_every_few_seconds_and_when_they_are_done(clock, capsys):
+    lines = StageLines()
+    lines("preparing", 0, 0)
+    for done in range(1, 5):
+        lines("training", done, 4, "error 0.5")
+        clock[0] += 3.0
+    assert capsys.readouterr().err.splitlines() == [
+        "preparing",
+        "training: 25%, error 0.5",
+        "training: 75%, error 0.5",
+        "training: 100%, error 0.5",
+    ]
+
+
+def test_stages_have_a_bar_each_which_is_full_when_the_next_begins():
+    console = terminal()
+    with StageBars(console) as bars:
+        bars("preparing", 0, 0)
+        bars("training", 1, 4, "error 0.5")
+        bars("noise", 1, 4)
+    shown = screen(console)[-3:]
+    assert [line.split()[0] for line in shown] == ["preparing", "training", "noise"]
+    assert all("100%" in line for line in shown)
+
+
+def test_a_stage_that_fails_leaves_its_bar_as_it_was():
+    console = terminal()
+    bars = StageBars(console)
+    bars.__enter__()
+    bars("training", 1, 4)
+    bars.__exit__(RuntimeError)
+    assert "25%" in screen(console)[0]

@@ -111,6 +111,17 @@ def test_curves_are_those_of_plain_training_at_the_best_rate() -> None:
     assert found.losses["sgd"][0].tolist() == pytest.approx([math.log(15)] * 4, abs=0.2)
 
 
+def test_it_tells_of_every_step_and_between_what_is_measured() -> None:
+    told: list[tuple[str, int, int]] = []
+    contenders = {name: Contender(SGD, rates=(0.1, 0.3)) for name in ("one", "two")}
+    task = Task("heavy", logistic(heavy_tail(3)), heavy_tail(3))
+    frequency_curves(
+        task, contenders, steps=4, batch=8, marks=(0, 2, 4), samples=16, tell=lambda *which: told.append(which)
+    )
+    steps = {name: [done for who, done, _ in told if who == name] for name in contenders}
+    assert steps == {"one": [*range(1, 9), 8, 8, 8], "two": [*range(9, 17), 16, 16, 16]}
+
+
 def test_a_task_without_classes_is_refused() -> None:
     data = Data(torch.zeros(3, 2), torch.zeros(3, 1))
     task = Task("r", lambda: nn.Linear(2, 1), Dataset("r", data, data))

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from shoal import names, simulate
+from shoal.learning import Task
+from shoal.learning.data import Data, Dataset
 from shoal.learning.games import QuadraticGame, game_loss, quadratic_game
 from shoal.learning.gans import gan_loss, mixture_gan
 from shoal.optim import (
@@ -478,6 +481,22 @@ def test_rules_of_different_seeds_are_refused() -> None:
     assert rule.seed == 3
 
 
+def test_a_task_that_is_no_game_is_refused_though_a_name_begins_with_the_prefix() -> None:
+    data = Data(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+    dataset = Dataset("nothing", data, data, classes=2)
+    task = Task("pooled", lambda: nn.Sequential(OrderedDict(max=nn.Linear(3, 2))), dataset)
+    assert next(iter(task.initial(0).named_parameters()))[0].startswith("max.")
+    message = r"optimizer: got ttur\(sgd, sgd\), .* for pooled, which is no game; game, gan and tasks that say"
+    settings = {"peers": 2, "rounds": 1, "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        simulate("gossip", optimizer=ttur(SGD.rule(0.1), 3.0), task=task, **settings)
+    with pytest.raises(ValueError, match=message):
+        simulate("gossip", optimizer=lookahead(ttur(SGD.rule(0.1), 3.0)), task=task, **settings)
+    simulate("gossip", optimizer=ttur(SGD.rule(0.1), 3.0), task=replace(task, players=("min.", "max.")), **settings)
+    with pytest.raises(ValueError, match=r"which is no game"):
+        simulate("gossip", optimizer="ttur+sgd:lr=0.1,fast=1.w", task="digits", **settings)
+
+
 @pytest.mark.parametrize("wrap", [lambda rule: rule, lookahead, lambda rule: coordinate_clip(rule, 0.2)])
 def test_a_prefix_that_no_parameter_has_is_refused(wrap: Any) -> None:
     rule = wrap(ttur(SGD.rule(0.1), 3.0, fast="disc."))
@@ -485,6 +504,4 @@ def test_a_prefix_that_no_parameter_has_is_refused(wrap: Any) -> None:
     message = r"'disc\.', with which no parameter begins: generator\.w, discriminator\.w; the beginning of one's name"
     with pytest.raises(ValueError, match=message):
         rule.memory(one)
-    with pytest.raises(ValueError, match=r"'max\.', with which no parameter begins"):
-        simulate("gossip", peers=2, rounds=1, optimizer="ttur+sgd:lr=0.1", task="digits", seed=0)
     wrap(ttur(SGD.rule(0.1), 3.0, fast="discriminator.")).memory(one)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,15 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         save_coordinates({"muP": CHECK}, tmp_path / "a.bmp")
     with pytest.raises(ValueError, match="checks: got none"):
         save_coordinates({}, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("pair", [("muP", "standard"), ("standard", "muP")])
+def test_where_every_training_diverged_the_panel_says_so(tmp_path: Path, pair: tuple[str, str]) -> None:
+    lost = CoordinateCheck(tuple(replace(row, moved=math.nan if row.step else 0.0) for row in ROWS))
+    assert lost.diverged == [4, 8]
+    assert CHECK.diverged == []
+    for checks, times in (({"muP": lost, "standard": lost}, 2), (dict(zip(pair, (lost, CHECK), strict=True)), 1)):
+        text = save_coordinates(checks, tmp_path / "a.svg").read_text(encoding="utf-8")
+        assert text.count("every training diverged") == times
+    still = CoordinateCheck(tuple(replace(row, moved=0.0) for row in ROWS))
+    assert "nothing moved" in save_coordinates({"muP": still}, tmp_path / "a.svg").read_text(encoding="utf-8")

@@ -229,7 +229,7 @@ def watch(
 @app.command()
 def diagnose(
     task: Annotated[
-        str, typer.Argument(help="What is learned, as of `shoal run`, or package.module:function for your own.")
+        str, typer.Argument(help="What is learned, as of `shoal run`, or module:function for your own.")
     ] = "fashion-mnist",
     model: Annotated[str | None, _option("Model (default: the task's own).")] = None,
     optimizer: Annotated[str, _option("Optimizer, as of `shoal optim` (default: adamw).")] = "adamw",

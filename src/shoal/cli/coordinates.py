@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from shoal.entry import Method
 from shoal.instruments.coordinates import CoordinateCheck, coordinate_check
 from shoal.optim import mup
 from shoal.report.coordinates import write_coordinates
+from shoal.report.units import MISSING
 from shoal.simulation.given import build
 
 WIDTHS = {"mlp": "hidden", "cnn": "channels", "transformer": "width", "vit": "width"}
@@ -75,8 +77,13 @@ def _print(found: Mapping[str, CoordinateCheck]) -> None:
         table.add_column("exponent", justify="right")
         for layer in check.layers:
             moved = [f"{value:.3g}" for value in check.moved(layer)]
-            table.add_row(layer, *moved, f"{check.exponent(layer):+.2f}")
+            exponent = check.exponent(layer)
+            table.add_row(layer, *moved, MISSING if math.isnan(exponent) else f"{exponent:+.2f}")
         console.print(table)
+        if check.diverged:
+            whole = check.diverged == check.widths
+            which = "every width" if whole else f"width {', '.join(map(str, check.diverged))}"
+            console.print(f"{name}: training diverged at {which}; a smaller learning rate may not", style="bold")
 
 
 def _model(text: str, dataset: Any, width: int, base: int | None = None) -> nn.Module:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from shoal.cli.progress import SECONDS
+from shoal.cli.progress import stages
 from shoal.cli.writing import writing
 from shoal.learning.nowcasting import Meta, Recording, record, train
 from shoal.optim.nino.files import SHIPPED
@@ -29,8 +24,8 @@ def record_runs(folder: Path, runs: int, families: str | None, **settings: Any) 
     """
     if families is not None:
         settings["families"] = tuple(families.split(","))
-    with writing(folder), _display("recording") as show:
-        found = record(folder, runs, Recording(**settings), show)
+    with writing(folder), stages() as show:
+        found = record(folder, runs, Recording(**settings), partial(show, "recording"))
     print(f"recorded: {len(found)} runs in {folder}")
 
 
@@ -40,8 +35,8 @@ def train_nowcaster(folder: Path, out: Path, shape: Mapping[str, int], **setting
     Raises:
         ValueError: something cannot be.
     """
-    with writing(out), _display("training") as show:
-        train(folder, out, Shape(**shape), Meta(**settings), show)
+    with writing(out), stages() as show:
+        train(folder, out, Shape(**shape), Meta(**settings), partial(show, "training"))
     errors = told(out)["training"]["errors"]
     print("error on runs that were held out: " + ", ".join(f"{name} {value:.4f}" for name, value in errors.items()))
     print(f"nowcaster: {out}")
@@ -54,24 +49,3 @@ def print_about(file: Path | None) -> None:
         ValueError: the file holds none.
     """
     print(json.dumps(told(file or SHIPPED), indent=2))
-
-
-@contextmanager
-def _display(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar if standard error is a terminal that can move its cursor, else a line every few seconds."""
-    console = Console(file=sys.stderr, highlight=False)
-    if not console.is_terminal or console.is_dumb_terminal:
-        last = time.monotonic()
-
-        def line(done: int, total: int, detail: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= SECONDS or done == total:
-                last = time.monotonic()
-                print(f"{what}: {done} of {total}, {detail}", file=sys.stderr)
-
-        yield line
-        return
-    columns = (TextColumn(what), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
-        bar = bars.add_task("", total=None)
-        yield lambda done, total, detail: bars.update(bar, description=detail, total=total, completed=done)

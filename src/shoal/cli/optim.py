@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from shoal import names
-from shoal.entry import Method
-from shoal.optimizers import OPTIMIZERS, WRAPPERS
+from shoal.entry import Method, Wrapping
+from shoal.optimizers import AROUND_MODELS, OPTIMIZERS, WRAPPERS
 
 optim = typer.Typer(help="Optimizers: list, explain, compare.", add_completion=False)
 
@@ -25,18 +25,23 @@ def list_optimizers(context: typer.Context) -> None:
         needs = f"; needs {method.needs}" if method.needs else ""
         paper = f"  [{method.paper}]" if method.paper else ""
         typer.echo(f"{name:<{widest}}  {method.bytes_per_parameter:>7.2g}  {method.help}{needs}{paper}")
-    typer.echo("\naround others, as in cautious+adamw")
-    for name, entry in WRAPPERS.items():
-        typer.echo(f"{name:<{widest}}  {'':>7}  {entry.help}  [{entry.paper}]")
+    for title, table in (("around others, as in cautious+adamw", WRAPPERS), ("around models", AROUND_MODELS)):
+        typer.echo(f"\n{title}")
+        for name, entry in table.items():
+            needs = f"; needs {entry.needs}" if entry.needs else ""
+            typer.echo(f"{name:<{widest}}  {'':>7}  {entry.help}{needs}  [{entry.paper}]")
     typer.echo("\nbytes of state: of a 1024 x 1024 matrix in float32, with the settings that are the default")
 
 
 @optim.command()
-def show(name: Annotated[str, typer.Argument(help="An optimizer, e.g. adamw.")]) -> None:
-    """Explain an optimizer: its maths and publication, arguments, and what it is made of."""
-    from shoal.cli.explaining import explain_optimizer
+def show(name: Annotated[str, typer.Argument(help="An optimizer, or what goes around one, e.g. adamw.")]) -> None:
+    """Explain an optimizer: its maths and publication, arguments, and what it is made of or what it needs."""
+    from shoal.cli.explaining import explain_optimizer, explain_wrapping
 
-    found, entry = names.find("optimizer", name)
+    found, entry = names.find("optimizer", name, {**OPTIMIZERS, **WRAPPERS, **AROUND_MODELS})
+    if isinstance(entry, Wrapping):
+        explain_wrapping(found, entry)
+        return
     if not isinstance(entry, Method):
         raise ValueError(f"optimizer: {name!r} is made of several; show one, such as {found.split('+')[-1]}")
     explain_optimizer(found, entry)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 if TYPE_CHECKING:
@@ -140,3 +150,74 @@ def figures(seconds: float, sent: float, scores: dict[str, float]) -> str:
 
     shown = "  ".join(f"{name} {digits(value)}" for name, value in sorted(scores.items())[:2])
     return f"{human_time(seconds)}  {human_bytes(sent)}  {shown}".rstrip()
+
+
+class Stages(Protocol):
+    """Shows how far work in stages is."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """This much of a stage is done, of how much (0: nobody knows); `detail` says more."""
+
+
+@contextmanager
+def stages() -> Iterator[Stages]:
+    """A bar for each stage if standard error is a terminal that can move its cursor, else a line every few seconds."""
+    console = Console(file=sys.stderr, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield StageLines()
+        return
+    with StageBars(console) as bars:
+        yield bars
+
+
+class StageBars:
+    """A live bar for each stage; one is full when the next begins, and the last one at the end, if all went well."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True)),
+            console=console,
+        )
+        self._stage, self._bar = "", TaskID(0)
+
+    def __enter__(self) -> StageBars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self._fill()
+        self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Move the stage's bar."""
+        if not self._bars.tasks or stage != self._stage:
+            self._fill()
+            self._stage, self._bar = stage, self._bars.add_task(stage, total=total or None, detail=detail)
+        self._bars.update(self._bar, total=total or None, completed=done, detail=detail)
+
+    def _fill(self) -> None:
+        for task in self._bars.tasks[-1:]:
+            self._bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+            self._bars.stop_task(task.id)
+
+
+class StageLines:
+    """Plain lines, for logs and pipes: when a stage begins, every few seconds, and when it is done."""
+
+    def __init__(self) -> None:
+        self._stage, self._done, self._last = "", False, time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Print a line if it is time."""
+        now, ends = time.monotonic(), bool(total) and done == total
+        if stage != self._stage or now - self._last >= SECONDS or (ends and not self._done):
+            self._stage, self._done, self._last = stage, ends, now
+            share = f": {done / total:.0%}" if total else ""
+            print(f"{stage}{share}{detail and f', {detail}'}", file=sys.stderr)

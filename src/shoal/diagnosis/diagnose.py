@@ -10,21 +10,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import shoal
 from shoal.diagnosis.measures import FED, MEASURES, Bench, Followed, NotApplicable
 from shoal.diagnosis.subject import Subject, subject
+from shoal.files import check_folder
 from shoal.instruments.stepping import Stepper
 from shoal.interrupt import deferred
 from shoal.learning import Task
 from shoal.names import suggestion
 from shoal.optim import Rule
-from shoal.report.diagnosis import write_diagnosis
+from shoal.report.diagnosis import write_diagnosis, write_numbers
+from shoal.report.sections import Section
 from shoal.tensors.random import integers, key
 
 FORMAT = 1
 LOOKS = 5  # times that a training is looked at
+GROWN = 0.5  # of the first loss: a training whose loss has grown by more does not go well
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Diagnosis:
     Attributes:
         subject: task, optimizer, learning rate, size of the model, data.
         settings: of the measurements.
-        training: steps, and the batch's loss at each; the steps that were looked at.
+        training: the batch's loss at each step; the steps that were looked at, and the loss there on the samples that
+            curvature is measured on; whether it ended in what is no number (diverged), or with a larger loss (grew).
         found: instrument -> what it measured.
         skipped: instrument -> why it has nothing to say here.
         finished: whether it came to its end.
@@ -91,7 +95,7 @@ def diagnose(
     """Train for a while, and apply the instruments.
 
     Args:
-        task: a name as of `shoal run`, `package.module:function` for one's own (see `subject.own`), or a `Task`.
+        task: a name as of `shoal run`, `module:function` for one's own (see `subject.own`), or a `Task`.
         model: a name; None: the task's own.
         optimizer: a name as of `shoal run`, or a `Rule`.
         lr: instead of the optimizer's own learning rate.
@@ -107,8 +111,9 @@ def diagnose(
         tell: called with a `Progress` often.
 
     Raises:
-        ValueError: an argument is not allowed.
-        Interrupted: a KeyboardInterrupt that carries what there is so far, which is written as well.
+        ValueError: an argument is not allowed, or `out` cannot be written to, which is found out at first.
+        Interrupted: a KeyboardInterrupt that carries what there is so far; the numbers are written, and the page is
+            that of the instruments before.
 
     Example:
         >>> found = diagnose("digits", optimizer="adam", steps=20, samples=64, only=["noise"])
@@ -119,54 +124,76 @@ def diagnose(
         if value < least:
             raise ValueError(f"{name}: got {value}; at least {least} is allowed")
     chosen = _chosen(only)
+    if out is not None:
+        try:
+            check_folder(Path(out))
+        except OSError as error:
+            raise ValueError(f"out: cannot write {out}: {error.strerror}") from error
     tell(Progress("preparing", 0, 0))
     about = subject(task, model, optimizer, lr, steps, device)
     started = Diagnosis(_described(about), {"steps": steps, "batch": batch, "samples": samples, "seed": seed})
-    running = _Running(about, started, None if out is None else Path(out), tell)
+    running = _Running(started, None if out is None else Path(out), tell)
+    bench = Bench(about, steps, batch, samples, seed, running.moved)
     try:
-        with deferred() as asked:
-            running.asked = asked
-            running.go(chosen, steps, batch, samples, seed)
+        running.go(bench, chosen)
     except KeyboardInterrupt:
+        running.write_numbers()
         raise Interrupted(running.diagnosis) from None
-    finally:
-        running.write()
     return running.diagnosis
 
 
 class _Running:
-    """A diagnosis under way."""
+    """A diagnosis under way. While it computes, Ctrl-C waits for the end of a step; while it writes, for nothing."""
 
-    def __init__(self, about: Subject, started: Diagnosis, out: Path | None, tell: Tell) -> None:
-        self.diagnosis, self.asked = started, list[bool]()
-        self._about, self._out, self._tell = about, out, tell
+    def __init__(self, started: Diagnosis, out: Path | None, tell: Tell) -> None:
+        self.diagnosis = started
+        self._asked, self._out, self._tell, self._drawn = list[bool](), out, tell, dict[str, Section]()
 
-    def go(self, chosen: Sequence[str], steps: int, batch: int, samples: int, seed: int) -> None:
+    def go(self, bench: Bench, chosen: Sequence[str]) -> None:
         """Train, then measure."""
-        looks, followed = self._train(steps, batch, seed, followed="directions" in chosen)
-        bench = Bench(self._about, looks, followed, steps, batch, samples, seed, self._moved)
+        with deferred() as self._asked:
+            self._train(bench, followed="directions" in chosen)
+        self.write()
         for name in chosen:
-            bench.stage = name
-            try:
-                found = MEASURES[name](bench)
-            except NotApplicable as why:
-                self.diagnosis = replace(self.diagnosis, skipped={**self.diagnosis.skipped, name: str(why)})
-            else:
-                self.diagnosis = replace(self.diagnosis, found={**self.diagnosis.found, name: found})
-            if name != chosen[-1]:
-                self.write()
-        self.diagnosis = replace(self.diagnosis, finished=True)
+            with deferred() as self._asked:
+                self._measure(bench, name)
+            self.diagnosis = replace(self.diagnosis, finished=name == chosen[-1])
+            self.write()
+
+    def moved(self, stage: str, done: int, total: int) -> None:
+        """Tell how far it is, and stop if that was asked for."""
+        self._tell(Progress(stage, done, total))
+        if self._asked:
+            raise KeyboardInterrupt
 
     def write(self) -> None:
-        """Write what there is."""
-        if self._out is not None and self.diagnosis.training:
-            write_diagnosis(json.loads(self.diagnosis.to_json()), self._out)
+        """Write what there is; each section is drawn once."""
+        if self._out is not None:
+            write_diagnosis(json.loads(self.diagnosis.to_json()), self._out, self._drawn)
 
-    def _train(
-        self, steps: int, batch: int, seed: int, *, followed: bool
-    ) -> tuple[list[tuple[int, nn.Module]], Followed | None]:
-        """Copies of the model along the training, the first of before it; and where other rules would have gone."""
-        about, data = self._about, self._about.data
+    def write_numbers(self) -> None:
+        """Write what there is, without drawing; the page stays as it is."""
+        if self._out is not None and self.diagnosis.training:
+            write_numbers(json.loads(self.diagnosis.to_json()), self._out)
+
+    def _measure(self, bench: Bench, name: str) -> None:
+        """Apply an instrument."""
+        bench.stage, training, skipped = name, self.diagnosis.training, dict(self.diagnosis.skipped)
+        try:
+            found = MEASURES[name](bench)
+        except NotApplicable as why:
+            skipped[name] = str(why)
+        except ValueError as why:
+            if not (training["diverged"] or training["grew"]):
+                raise
+            skipped[name] = f"the training diverged ({why})"
+        else:
+            self.diagnosis = replace(self.diagnosis, found={**self.diagnosis.found, name: found})
+        self.diagnosis = replace(self.diagnosis, skipped=skipped)
+
+    def _train(self, bench: Bench, *, followed: bool) -> None:
+        """Keep copies of the model along the training, the first of before it, and where other rules would go."""
+        about, data, few, steps, seed = bench.about, bench.about.data, bench.few, bench.steps, bench.seed
         model = about.model(seed)
         others = Followed(about, model) if followed else None
 
@@ -176,29 +203,28 @@ class _Running:
 
         stepper = Stepper(model, about.task.loss, about.rule, key(seed, "optimizer"), watch)
         marks = sorted({round(i * steps / (LOOKS - 1)) for i in range(LOOKS)})
-        looks, losses = [], []
+        losses, looked = [], []
         for t in range(steps + 1):
             if t in marks:
-                looks.append((t, copy.deepcopy(stepper.module)))
+                bench.looks.append((t, copy.deepcopy(stepper.module)))
+                looked.append(bench.surface(stepper.module, few).value())
             if t == steps:
                 break
-            rows = data[integers(key(seed, "batch", t), len(data), batch).to(data.inputs.device)]
+            rows = data[integers(key(seed, "batch", t), len(data), bench.batch).to(data.inputs.device)]
             losses.append(float(stepper.step(rows.inputs, rows.targets)[0].mean()))
             if not (math.isfinite(losses[-1]) and stepper.finite):
                 break
-            self._moved("training", t + 1, steps)
+            self.moved("training", t + 1, steps)
+        bench.followed = others
         training = {
             "losses": losses,
-            "looks": [t for t, _ in looks],
+            "looks": [t for t, _ in bench.looks],
+            "looked": looked,
+            "samples": len(few),
             "diverged": len(losses) < steps or not stepper.finite,
+            "grew": not looked[-1] <= looked[0] + GROWN * abs(looked[0]),
         }
         self.diagnosis = replace(self.diagnosis, training=training)
-        return looks, others
-
-    def _moved(self, stage: str, done: int, total: int) -> None:
-        self._tell(Progress(stage, done, total))
-        if self.asked:
-            raise KeyboardInterrupt
 
 
 def _chosen(only: Sequence[str] | None) -> list[str]:

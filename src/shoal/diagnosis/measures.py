@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shoal.diagnosis.stability import stability
 from shoal.diagnosis.subject import Subject
-from shoal.instruments import Shadows, Surface, lanczos, row_scales, usual_rules
+from shoal.instruments import Shadows, Surface, lanczos, line, row_scales, usual_rules
 from shoal.instruments import directions as directions_at
 from shoal.instruments.frequencies import FOUR, frequency_curves
 from shoal.instruments.noise import SGDLaw, SignLaw, drawn_sign_rate, gradient_statistics, hessian_diagonal
 from shoal.instruments.opposing import alignment, full_batch_path, jump, opposing_groups
 from shoal.learning import Contender
-from shoal.learning.data import Data
-from shoal.optim import Momentum, Param, Rule
+from shoal.learning.data import Data, Dataset
+from shoal.optim import Param
 from shoal.tensors.random import integers, key, permutation
 
 LABELS = 2048  # that curvature is measured on at most: a text has several a sample
@@ -29,6 +30,7 @@ CAUCHY = 25  # draws for the (1,1)-norm
 PER_TICK = 64  # samples whose gradients take about as long as a product
 FED = 30  # last steps whose gradients other optimizers are fed
 SHOWN = 8  # samples of each opposing group that are shown
+AROUND = 10**0.5  # from one rate that is tried to the next
 
 
 RULES = {
@@ -67,6 +69,11 @@ class Followed:
         self.at = self._surface.vector()
         self.updates = self._shadows.feed(torch.cat([g.flatten() for g in gradients]), self.at)
 
+    @property
+    def steps(self) -> int:
+        """Whose gradients they had."""
+        return self._shadows.steps
+
 
 class NotApplicable(ValueError):
     """An instrument has nothing to say about this task; the message says why."""
@@ -78,21 +85,21 @@ class Bench:
 
     Attributes:
         about: task and optimizer.
-        looks: steps, and the model as it was then.
-        followed: where other optimizers would have gone, if that was followed.
         steps, batch, samples, seed: settings.
         tell: called with the stage, and what is done of what.
+        looks: steps of the training, and the model as it was then.
+        followed: where other optimizers would have gone, if that was followed.
         stage: the instrument at work.
     """
 
     about: Subject
-    looks: list[tuple[int, nn.Module]]
-    followed: Followed | None
     steps: int
     batch: int
     samples: int
     seed: int
     tell: Callable[[str, int, int], None]
+    looks: list[tuple[int, nn.Module]] = field(default_factory=list)
+    followed: Followed | None = None
     stage: str = ""
     _done: int = field(default=0, init=False)
 
@@ -125,40 +132,30 @@ class Bench:
 
 
 def sharpness(bench: Bench) -> dict[str, Any]:
-    """The largest eigenvalue at each look; for gradient descent also where it becomes unstable."""
+    """The largest eigenvalue at each look, and where full-batch steps become unstable."""
     tick = bench.begin(PRODUCTS * len(bench.looks))
     values = [top_eigenvalue(bench.surface(model, bench.few), tick) for _, model in bench.looks]
     return {
         "steps": [t for t, _ in bench.looks],
         "eigenvalues": [value for value, _ in values],
         "errors": [error for _, error in values],
-        "stability": stability(bench.about.rule, bench.about.model(bench.seed)),
+        "stability": asdict(stability(bench.about.rule, bench.about.model(bench.seed))),
     }
 
 
 def top_eigenvalue(surface: Surface, tick: Callable[[], None]) -> tuple[float, float]:
-    """The largest eigenvalue of the Hessian, and how far off it may be."""
+    """The largest eigenvalue of the Hessian, and how far off it may be; NaN where the Hessian is not finite."""
+    finite = True
 
     def product(v: Tensor) -> Tensor:
+        nonlocal finite
         tick()
-        return surface.hvp(v)
+        found = surface.hvp(v)
+        finite = finite and bool(torch.isfinite(found).all())
+        return found if finite else torch.zeros_like(found)
 
     found = lanczos(product, surface.vector(), tolerance=0.01, products=max(1, min(PRODUCTS, surface.size)))
-    return float(found.values[0]), float(found.residuals[0])
-
-
-def stability(rule: Rule, model: nn.Module) -> float | None:
-    """The curvature beyond which full-batch steps grow: 2/lr of gradient descent, (2 + 2 mu)/lr with momentum mu."""
-    params = [Param(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
-    chains = {rule.plan(param).chain for param in params}
-    if chains == {()}:
-        return 2.0 / rule.lr
-    (chain, *more) = chains
-    if more or len(chain) != 1 or not isinstance(chain[0], Momentum):
-        return None
-    link = chain[0]
-    plain = not link.nesterov and not link.dampening
-    return (2.0 + 2.0 * link.mu) / rule.lr if plain else None
+    return (float(found.values[0]), float(found.residuals[0])) if finite else (math.nan, math.nan)
 
 
 def directions(bench: Bench) -> dict[str, Any]:
@@ -166,18 +163,22 @@ def directions(bench: Bench) -> dict[str, Any]:
     followed, (_, model) = bench.followed, bench.looks[-1]
     if followed is None or not followed.updates:
         raise NotApplicable("the training ended before it was followed")
-    surface = bench.surface(model, bench.few)
-    found = directions_at(surface, followed.updates, followed.at)
-    bench.tell(bench.stage, 1, 1)
-    return {
-        name: {
+    surface, tick = bench.surface(model, bench.few), bench.begin(len(followed.updates))
+    loss, found = surface.value(followed.at), {}
+    for name, update in followed.updates.items():
+        tick()
+        direction = directions_at(surface, {name: update}, followed.at)[name]
+        step = direction.best_step
+        tried = 0.0 < step < math.inf and direction.length > 0.0
+        found[name] = {
+            "length": direction.length,
             "sharpness": direction.sharpness,
             "slope": direction.slope,
-            "step": direction.best_step,
+            "step": step,
             "decrease": direction.best_decrease,
+            "measured": loss - line(surface, update, [step], followed.at).losses[0] if tried else None,
         }
-        for name, direction in found.items()
-    }
+    return {"steps": followed.steps, "loss": loss, "updates": found}
 
 
 def smoothness(bench: Bench) -> dict[str, Any]:
@@ -262,9 +263,9 @@ def frequencies(bench: Bench) -> dict[str, Any]:
         shape = bench.about.model(bench.seed).eval()(bench.about.data.inputs[:2]).shape
     if shape != (*bench.about.data.targets[:2].shape, task.dataset.classes):
         raise NotApplicable(f"outputs of shape {list(shape)} are no logits of {task.dataset.classes} classes")
-    contenders = {
-        f"yours: {bench.about.optimizer}": Contender(lambda lr: bench.about.rule, rates=(bench.about.rule.lr,))
-    }
+    own = bench.about.rule
+    rates = tuple(own.lr * factor for factor in (AROUND**-1, 1.0, AROUND))
+    contenders = {f"yours: {bench.about.optimizer}": Contender(lambda lr: replace(own, lr=lr), rates=rates)}
     contenders |= {name: Contender(c.make, c.settings, c.rates[1:]) for name, c in FOUR.items()}  # type: ignore[index]
     found = frequency_curves(
         task,
@@ -282,6 +283,8 @@ def frequencies(bench: Bench) -> dict[str, Any]:
         "samples": list(found.bins.samples),
         "losses": {name: losses.tolist() for name, losses in found.losses.items()},
         "rates": dict(found.rates),
+        "own": own.lr,
+        "tried": len(rates),
     }
 
 
@@ -314,7 +317,7 @@ def opposing(bench: Bench) -> dict[str, Any]:
     groups = opposing_groups(path.losses[step], path.losses[step + 1], max(min(5, len(data) // 2), len(data) // 50))
     again = about.model(bench.seed)
     full_batch_path(again, task.loss, data.inputs, data.targets, about.rule, step, tell=lambda t: tick())
-    output, name = _followed(path.outputs, step, groups.up, groups.down, task.dataset.classes)
+    output, name = _followed(path.outputs, step, groups.up, groups.down, task.dataset)
     return {
         "samples": len(data),
         "count": len(groups.up),
@@ -324,22 +327,24 @@ def opposing(bench: Bench) -> dict[str, Any]:
         "cosine": alignment(again, task.loss, data.inputs, data.targets, groups),
         "losses": path.mean.tolist(),
         "eigenvalues": {"steps": list(path.marks), "values": list(path.eigenvalues)},
-        "stability": stability(about.rule, model),
+        "stability": asdict(stability(about.rule, model)),
         "output": name,
+        "shades": [float(reduced(data.inputs.float())) for reduced in (torch.min, torch.median, torch.max)],
+        "vocabulary": task.dataset.vocabulary,
         "up": _group(path.losses, output, groups.up, data, step),
         "down": _group(path.losses, output, groups.down, data, step),
         "diverged": path.diverged,
     }
 
 
-def _followed(outputs: Tensor, step: int, up: Tensor, down: Tensor, classes: int | None) -> tuple[Tensor, str]:
+def _followed(outputs: Tensor, step: int, up: Tensor, down: Tensor, dataset: Dataset) -> tuple[Tensor, str]:
     """An output [steps, n] that is followed: the class whose probability changes most in both groups, or the mean."""
-    if classes is None or outputs.shape[-1] != classes:
+    if dataset.classes is None or outputs.shape[-1] != dataset.classes:
         return outputs.double().mean(-1), "output"
     chances = torch.softmax(outputs.double(), -1)
     both = torch.cat([up, down])
     k = int((chances[step + 1, both] - chances[step, both]).abs().mean(0).argmax())
-    return chances[..., k], f"probability of class {k}"
+    return chances[..., k], f"probability of {repr(dataset.vocabulary[k]) if dataset.vocabulary else f'class {k}'}"
 
 
 def _group(losses: Tensor, output: Tensor, rows: Tensor, data: Data, step: int) -> dict[str, Any]:

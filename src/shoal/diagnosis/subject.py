@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from shoal import names
 from shoal.learning import Task
 from shoal.learning.data import Data, Dataset
+from shoal.learning.task import check_players
 from shoal.optim import Param, Rule
 from shoal.simulation.given import build
 
-GAMES = ("game", "gan")
 OWN = "a Task, or a triple (model, data, loss),"
 
 
@@ -56,7 +56,7 @@ def subject(
     """Put together what is diagnosed.
 
     Args:
-        task: a name as of `shoal run`, a path `package.module:function`, or a `Task`.
+        task: a name as of `shoal run`, a path `module:function`, or a `Task`.
         model: a name; None: the task's own.
         optimizer: a name as of `shoal run`, or a `Rule`.
         lr: instead of the optimizer's own learning rate.
@@ -70,12 +70,15 @@ def subject(
     found = task if isinstance(task, Task) else _task(task, model)
     if isinstance(task, Task) and model is not None:
         raise ValueError(f"model: got {model!r}; a Task brings its own")
+    if found.players is not None:
+        raise ValueError(f"task: got {found.name!r}; a task with one loss is allowed, and this one has two players")
     found = replace(found, dataset=_moved(found.dataset, place))
     rule = optimizer if isinstance(optimizer, Rule) else _rule(optimizer, steps)
     if lr is not None:
         if not 0.0 < lr < float("inf"):
             raise ValueError(f"lr: got {lr}; a finite number above 0 is allowed")
         rule = replace(rule, lr=lr)
+    check_players(found, rule)
     ready = Subject(found, optimizer if isinstance(optimizer, str) else optimizer.name, rule, place)
     _try(ready)
     return ready
@@ -90,15 +93,23 @@ def _device(name: str) -> torch.device:
 
 
 def _task(text: str, model: str | None) -> Task:
-    name, _, rest = text.partition(":")
-    if "." in name and rest and "," not in rest and "=" not in rest:
+    if _is_own(text):
         if model is not None:
             raise ValueError(f"model: got {model!r}; {text} brings its own")
         return own(text)
-    if (found := names.parse("task", text).name) in GAMES:
-        raise ValueError(f"task: got {found!r}; a task with one loss is allowed, and this one has two players")
     task: Task = build("task", text, **({"model": model} if model else {}))
     return task
+
+
+def _is_own(text: str) -> bool:
+    """Whether it is `module:function`, and no task's name with arguments."""
+    name, _, rest = text.partition(":")
+    paths = all(part.isidentifier() for whole in (name, rest) for part in whole.split("."))
+    try:
+        names.find("task", name)
+    except ValueError:
+        return paths
+    return False
 
 
 def own(path: str) -> Task:
@@ -108,7 +119,7 @@ def own(path: str) -> Task:
     targets); `loss(output, target) -> [B]`. Modules in the working directory are found.
 
     Args:
-        path: `package.module:function`.
+        path: `module:function`, or `package.module:function`.
 
     Raises:
         ValueError: it cannot be imported or called, or returns something else.
@@ -121,7 +132,9 @@ def own(path: str) -> Task:
         for part in attribute.split("."):
             function = getattr(function, part)
     except Exception as error:
-        raise ValueError(f"task: cannot import {path}: {_line(error)}") from error
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == module and "." not in module
+        hint = names.suggestion(module, names.KINDS["task"]) if unknown else ""
+        raise ValueError(f"task: cannot import {path}: {_line(error)}{hint}") from error
     finally:
         sys.path[:] = before
     try:
@@ -194,10 +207,16 @@ def _try(ready: Subject) -> None:
     if not params:
         raise ValueError("model: got no trainable parameter; at least one that requires a gradient is needed")
     try:
-        for param in params:
-            ready.rule.plan(param)
+        given = ready.rule.given(params)
+        ready.rule.remembers(params)
     except (ValueError, NotImplementedError) as error:
         raise ValueError(f"optimizer: {ready.optimizer}: {_line(error)}") from error
+    if given:
+        raise ValueError(
+            f"optimizer: got {ready.optimizer}, whose steps need more than gradients ({', '.join(given)}), which the "
+            "trainings here do not compute; optimizers of gradients and losses alone are allowed, such as adamw, whose "
+            "squared gradients take the place of the curvature"
+        )
 
 
 def _line(error: BaseException) -> str:

@@ -97,6 +97,15 @@ class CoordinateCheck:
         cross = math.fsum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True))
         return cross / math.fsum((a - mean_u) ** 2 for a in u)
 
+    @property
+    def diverged(self) -> list[int]:
+        """Widths at which no layer's movement is a finite number after the last step."""
+        return [
+            width
+            for width, *moved in zip(self.widths, *(self.moved(layer) for layer in self.layers), strict=True)
+            if not any(map(math.isfinite, moved))
+        ]
+
     def spread(self, layer: str, step: int | None = None) -> float:
         """The largest of `moved` over the smallest; infinite where one is 0 or not finite."""
         values = self.moved(layer, step)

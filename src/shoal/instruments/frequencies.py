@@ -173,7 +173,7 @@ def frequency_curves(
         marks: steps to measure at; about ten unless given.
         samples: labels of the training data, on which to measure; None: all.
         seed: of model and batches.
-        tell: called with the name, and steps done and to be done in all.
+        tell: called with the name, and steps done and to be done in all, in between too.
 
     Raises:
         ValueError: the task has no classes.
@@ -204,7 +204,11 @@ def frequency_curves(
             if kept is None or end < best:
                 best, kept, rates[name] = end, seen, rate
         assert kept is not None
-        losses[name] = torch.stack([losses_by_bin(module, measured, found) for module in kept])
+        table = []
+        for module in kept:
+            tell(name, done, total)
+            table.append(losses_by_bin(module, measured, found))
+        losses[name] = torch.stack(table)
     return FrequencyCurves(found, marks, losses, rates)
 
 

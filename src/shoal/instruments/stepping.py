@@ -41,7 +41,9 @@ class Stepper:
         self.params = [Param(name, tuple(p.shape)) for name, p in named.items()]
         asked = rule.given(self.params)
         if asked:
-            raise ValueError(f"rule: got {rule.name}, which is given {', '.join(asked)}; others are allowed")
+            raise ValueError(
+                f"rule: got {rule.name}, whose steps need {', '.join(asked)}; rules of gradients and losses are allowed"
+            )
         self.steps, self._watch = 0, watch
         self._state = rule.views(rule.memory({name: p.detach() for name, p in named.items()}, seed), self.params)
         self._tells = rule.needs_loss(self.params)

@@ -22,6 +22,8 @@ from shoal.learning.data import Data, Dataset
 from shoal.learning.data.dataset import Known
 from shoal.learning.task import Task
 
+PLAYERS = ("min.", "max.")
+
 
 def ascending(parameter: Tensor) -> Tensor:
     """The same values, bit for bit, with the gradient's sign turned."""
@@ -107,9 +109,8 @@ def quadratic_game(
     data = Data(inputs, torch.from_numpy(np.concatenate(shifts)).to(dtype))
     known = _saddle(data)
     dataset = Dataset("game", data, data, source=f"generated from seed {seed}", known=known)
-    return Task(
-        "game", partial(QuadraticGame, n, n, dtype), dataset, game_loss, {"distance": partial(_distance, known.optimum)}
-    )
+    metrics = {"distance": partial(_distance, known.optimum)}
+    return Task("game", partial(QuadraticGame, n, n, dtype), dataset, game_loss, metrics, players=PLAYERS)
 
 
 def operator_matrix(games: Tensor) -> Tensor:
@@ -194,7 +195,8 @@ def robust_least_squares(
     data = Data(torch.cat([a, torch.arange(samples, dtype=torch.float64)[:, None]], 1), b)
     build = partial(RobustLeastSquares, dimension, samples, torch.float64)
     loss = partial(_robust_loss, penalty)
-    return Task("robust least squares", build, Dataset("robust least squares", data, data), loss, metrics={})
+    dataset = Dataset("robust least squares", data, data)
+    return Task("robust least squares", build, dataset, loss, metrics={}, players=PLAYERS)
 
 
 def _robust_loss(penalty: float, output: Tensor, target: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -143,4 +144,6 @@ def mixture_gan(
         nearest = (output[:, None, 3:] - centres.to(output)).square().sum(-1).amin(1)
         return (nearest < (3.0 * spread) ** 2).float()
 
-    return Task("gan", lambda: dense_gan(2, latent, hidden, depth), dataset, gan_loss, {"quality": quality})
+    players = ("generator.", "discriminator.")
+    build = partial(dense_gan, 2, latent, hidden, depth)
+    return Task("gan", build, dataset, gan_loss, {"quality": quality}, players)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.learning.data import Dataset
+from shoal.optim.ttur import PlayersRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,6 +42,7 @@ class Task:
         dataset: train and test data.
         loss: `loss(output, target) -> [B]`, one loss a sample.
         metrics: name -> `metric(output, target) -> [B]`; the first is the main one.
+        players: of a game, what the names of either player's parameters begin with; None: it is none.
     """
 
     name: str
@@ -48,9 +50,23 @@ class Task:
     dataset: Dataset
     loss: Loss = cross_entropy
     metrics: Mapping[str, Loss] = field(default_factory=lambda: {"accuracy": accuracy})
+    players: tuple[str, str] | None = None
 
     def initial(self, seed: int) -> nn.Module:
         """A module initialised under `seed`; torch's global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.model()
+
+
+def check_players(task: Task, optimizer: object) -> None:
+    """See that a rule with rates for two players gets a game.
+
+    Raises:
+        ValueError: it gets another task, where it would do nothing but for names that happen to begin alike.
+    """
+    if isinstance(optimizer, PlayersRule) and task.players is None:
+        raise ValueError(
+            f"optimizer: got {optimizer.name}, which gives two players a rate each, for {task.name}, which is no game; "
+            "game, gan and tasks that say which their `players` are, are allowed"
+        )

@@ -21,7 +21,7 @@ from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Objective, Problem, Supervised, called, identity
 from shoal.learning.one_by_one import Evaluation, OptimizerFactory, SingleGradient, SingleLoss, SingleTraining
 from shoal.learning.requests import GradientInputs
-from shoal.learning.task import Task
+from shoal.learning.task import Task, check_players
 from shoal.optim import Rule
 from shoal.tensors.layout import Layout, flatten_module
 
@@ -60,6 +60,7 @@ class Trainer:
     ) -> None:
         if batch is not None and batch < 1:
             raise ValueError(f"batch: got {batch}; at least 1, or None for the whole shard, is allowed")
+        check_players(task, optimizer)
         self.task, self.optimizer, self.batch = task, optimizer, batch
         self.device = torch.device(device)
         self.module = task.initial(0)

@@ -19,7 +19,7 @@ from shoal.learning.loop import MakeOptimizer, TorchLoop, state_bytes
 from shoal.learning.mixed import MixedTraining, RuledInputs
 from shoal.learning.objective import Problem, Supervised
 from shoal.learning.one_by_one import SingleTraining
-from shoal.learning.task import Task
+from shoal.learning.task import Task, check_players
 from shoal.learning.trainer import Path, Trainer
 from shoal.metrics import higher_is_better
 from shoal.optim import Rule
@@ -198,9 +198,11 @@ class Bench:
     def _rule(self, contender: Contender, lr: float, settings: Mapping[str, Any]) -> Rule | None:
         """The rule; None for a class that has none."""
         try:
-            return contender.rule(lr, settings)
+            rule = contender.rule(lr, settings)
         except NotImplementedError:
             return None
+        check_players(self._trainer.task, rule)
+        return rule
 
     def _alike(self, one: Rule, other: Rule) -> bool:
         """Whether two rules differ in nothing but their learning rates."""

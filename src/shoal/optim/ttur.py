@@ -180,7 +180,7 @@ class TTUR(torch.optim.Optimizer):
             return own.plan(param).factor * own.lr / generator.lr
 
         name = f"ttur({generator.name}, {discriminator.name})"
-        return _OfPlayers(name, generator.lr, links, generator.seed, factor, discriminates=discriminates)
+        return PlayersRule(name, generator.lr, links, generator.seed, factor, discriminates=discriminates)
 
     # -- both players' ------------------------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class TTUR(torch.optim.Optimizer):
 
 
 @dataclass(frozen=True)
-class _OfPlayers(Rule):
+class PlayersRule(Rule):
     """A rule for two players, which refuses models without the second one.
 
     Attributes:

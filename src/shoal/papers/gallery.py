@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from shoal.files import atomically
 from shoal.papers.catalogue import Publication, publications
 from shoal.papers.ledger import counted, stored
 from shoal.report.figures import PALETTE, blank, svg
+from shoal.report.page import write_page
 
 SCORE = re.compile(r"test (?P<metric>[^,]+), (?P<who>.+), seed \d+(?: \((?P<where>.+)\))?")
 MOST = 16  # lines in a picture
@@ -34,8 +33,6 @@ def write_gallery(out: str | Path) -> Path:
     Raises:
         ValueError: nothing is stored.
     """
-    from jinja2 import Environment, StrictUndefined
-
     out = Path(out)
     path = out / "gallery.html" if out.is_dir() else out
     entries = [Entry(p, result, picture(result["figures"])) for p in publications() if (result := stored(p))]
@@ -44,13 +41,16 @@ def write_gallery(out: str | Path) -> Path:
     counts: dict[str, int] = {}
     for entry in entries:
         counts[entry.result["verdict"]] = counts.get(entry.result["verdict"], 0) + 1
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("shoal.papers").joinpath("gallery.html").read_text(encoding="utf-8"))
-    css = files("shoal.report").joinpath("style.css").read_text(encoding="utf-8")
-    html = template.render(css=css, entries=entries, counts=counts, counted=counted)
-    with atomically(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return path
+    return write_page(
+        path,
+        "shoal.papers/gallery.html",
+        kicker="shoal",
+        title="Claims, checked",
+        version="",
+        entries=entries,
+        counts=counts,
+        counted=counted,
+    )
 
 
 def picture(figures: Mapping[str, float | None]) -> str:

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from shoal.files import atomically
 from shoal.learning.results import MISSING, Comparison, Entry, Shown, Trial
 from shoal.report.figures import PALETTE, Pen, blank, svg
+from shoal.report.page import write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,11 +38,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     folder = Path(folder)
     write_json(comparison, folder)
     save_plot(comparison, folder / PICTURE)
-    page = folder / PAGE
-    html = _render(comparison)
-    with atomically(page) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return page
+    return write_page(folder / PAGE, "shoal.report/comparison.html", **_content(comparison))
 
 
 def write_json(comparison: Comparison, folder: str | Path) -> Path:
@@ -225,15 +221,6 @@ def _finish_training(loss: Axes, test: Axes, comparison: Comparison) -> None:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def _render(comparison: Comparison) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    here = files("shoal.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(here.joinpath("comparison.html").read_text(encoding="utf-8"))
-    return template.render(css=here.joinpath("style.css").read_text(encoding="utf-8"), **_content(comparison))
-
-
 def _content(comparison: Comparison) -> dict[str, Any]:
     pens, count = _pens(comparison), len(comparison.entries)
     heads, *rows = comparison.lines()
@@ -241,6 +228,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         _draw(figure, comparison, legend=False)
         picture = svg(figure, _alt(comparison))
     return {
+        "kicker": "shoal comparison",
+        "version": "",
         "title": f"{count} {'optimizer' if count == 1 else 'optimizers'} on {comparison.task}",
         "verdict": _verdict(comparison),
         "finished": comparison.finished,

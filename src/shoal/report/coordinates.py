@@ -76,7 +76,13 @@ def _draw(axes: Axes, name: str, check: CoordinateCheck, layers: list[str]) -> N
         style: dict[str, Any] = {"color": pen.color, "linestyle": pen.line, "linewidth": 1.6}
         axes.plot(check.widths, moved, **style, marker="o", markersize=4, label=layer)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if any(0.0 < value < math.inf for layer in check.layers for value in check.moved(layer)):
+        axes.set_yscale("log")
+    else:
+        word = "every training diverged" if check.diverged else "nothing moved"
+        axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center")
+        axes.tick_params(left=False, labelleft=False)
+        axes.set_xlim(check.widths[0] / 1.1, check.widths[-1] * 1.1)
     axes.set_xticks(check.widths, [str(width) for width in check.widths])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("width")

@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from shoal.files import atomically
-from shoal.report.sections import SECTIONS, Found, training
+from shoal.report.page import write_page
+from shoal.report.sections import SECTIONS, Found, Section, training
 from shoal.report.units import digits
 
 JSON, PAGE = "diagnosis.json", "report.html"
 
 
-def write_diagnosis(content: Found, folder: str | Path) -> Path:
+def write_diagnosis(content: Found, folder: str | Path, drawn: dict[str, Section] | None = None) -> Path:
     """Write `diagnosis.json` and `report.html` into a folder, each whole or not at all.
 
     Args:
         content: of the JSON file, as `shoal.diagnosis.Diagnosis.to_json` has it.
         folder: made if it is not there.
+        drawn: instrument -> its section, of those that an earlier call has drawn; filled in.
 
     Returns:
         The page.
     """
     folder = Path(folder)
+    write_numbers(content, folder)
+    return write_page(folder / PAGE, "shoal.report/diagnosis.html", **_shown(content, {} if drawn is None else drawn))
+
+
+def write_numbers(content: Found, folder: Path) -> None:
+    """Write `diagnosis.json` alone, whole or not at all."""
     with atomically(folder / JSON) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    html = _render(content)
-    with atomically(folder / PAGE) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return folder / PAGE
 
 
 def summary(content: Found) -> list[tuple[str, str]]:
-    """Each instrument's title and what it says in a sentence."""
+    """What is said of the training and by each instrument: a title and a sentence; nothing is drawn."""
     found = [SECTIONS[name](content["found"][name], content) for name in SECTIONS if name in content["found"]]
+    sections = [training(content), *found] if content["training"] else found
     left_out = [(name.capitalize(), f"Left out: {why}.") for name, why in content["skipped"].items()]
-    return [(section.title, section.sentence) for section in found] + left_out
+    return [(section.title, section.sentence) for section in sections] + left_out
 
 
-def _render(content: Found) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    here = files("shoal.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(here.joinpath("diagnosis.html").read_text(encoding="utf-8"))
-    about, found = content["subject"], content["found"]
-    drawn = [draw(found[name], content) for name, draw in SECTIONS.items() if name in found]
-    return template.render(
-        css=here.joinpath("style.css").read_text(encoding="utf-8"),
-        title=f"{about['optimizer']} on {about['task']}",
-        facts=_facts(content),
-        finished=content["finished"],
-        diverged=content["training"].get("diverged", False),
-        training=training(content),
-        sections=drawn,
-        skipped=content["skipped"],
-        version=content["shoal"],
-    )
+def _shown(content: Found, drawn: dict[str, Section]) -> dict[str, Any]:
+    about, found, trained = content["subject"], content["found"], content["training"]
+    drawn.setdefault("training", training(content))
+    drawn |= {name: SECTIONS[name](found[name], content) for name in found if name not in drawn}
+    return {
+        "kicker": "shoal diagnosis",
+        "title": f"{about['optimizer']} on {about['task']}",
+        "version": content["shoal"],
+        "finished": content["finished"],
+        "diverged": trained["diverged"] or trained["grew"],
+        "sections": [drawn["training"], *(drawn[name] for name in SECTIONS if name in found)],
+        "skipped": content["skipped"],
+        "facts": _facts(content),
+    }
 
 
 def _facts(content: Found) -> list[tuple[str, str]]:

@@ -1,11 +1,12 @@
-"""One page for one run or for several compared: `report.html`, self-contained, without scripts or network."""
+"""Self-contained pages without scripts or network, and that of one run or of several compared: `report.html`."""
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +20,45 @@ from shoal.report.table import Row, compare, headings
 from shoal.report.tradeoff import tradeoff
 from shoal.report.units import MISSING, byte_unit, human_bytes, human_time, time_unit
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 _OTHER_METRICS = 8
 _DIFFERENCES = 12
 _FEW = 8
+
+
+def write_page(path: Path, template: str, **content: Any) -> Path:
+    """Fill in a template and write the page, whole or not at all.
+
+    Args:
+        path: of the page.
+        template: its package and file, as in "shoal.report/runs.html"; it extends "shoal.report/base.html".
+        content: by the template's names, and those of `base.html`: kicker, title, version ("" for none).
+
+    Returns:
+        The path.
+    """
+    css = _source("shoal.report/style.css")
+    html = _environment().get_template(template).render(css=css, **content)
+    with atomically(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+@functools.cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(_source)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["time"] = human_time
+    return made
+
+
+def _source(name: str) -> str:
+    package, _, file = name.partition("/")
+    return files(package).joinpath(file).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -42,20 +79,7 @@ def write_report(runs: Sequence[RunFolder], out: str | Path) -> Path:
         raise ValueError("runs is empty: a report needs at least one run folder")
     out = Path(out)
     path = out / "report.html" if out.is_dir() else out
-    html = _render(list(runs))
-    with atomically(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return path
-
-
-def _render(runs: list[RunFolder]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    here = files("shoal.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["time"] = human_time
-    template = environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8"))
-    return template.render(css=here.joinpath("style.css").read_text(encoding="utf-8"), **_content(runs))
+    return write_page(path, "shoal.report/runs.html", **_content(list(runs)))
 
 
 def _content(runs: list[RunFolder]) -> dict[str, Any]:
@@ -64,6 +88,7 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
     pens = [Pen.of(index) for index in range(len(runs))]
     others = [Metric(name) for name in _metric_names(runs) if metric is None or name != metric.name]
     return {
+        "kicker": "shoal report",
         "title": rows[0].run if len(runs) == 1 else f"{len(runs)} runs",
         "verdict": _verdict(runs, rows, metric),
         "headings": headings(metric, words(runs).time),
@@ -79,7 +104,7 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
         "tradeoff": tradeoff(runs, rows, pens, metric),
         "differences": _differences(runs, rows),
         "details": _details(runs, rows, metric),
-        "source": runs[0].facts.shoal,
+        "version": runs[0].facts.shoal,
     }
 
 

@@ -37,7 +37,7 @@ def digits(value: float | None) -> str:
         return MISSING
     if abs(value) >= 999.5:
         return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
-    return f"{value:.3g}"
+    return f"{value + 0.0:.3g}"  # no -0
 
 
 def human_bytes(count: float | None) -> str:
