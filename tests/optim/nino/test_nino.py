@@ -209,8 +209,9 @@ def test_a_forecast_that_is_not_finite_is_refused_and_told(size: float) -> None:
     optimizer = make(training, nowcaster=Times(size))
     training.run(optimizer, range(9))
     before = training.values()
-    with pytest.warns(UserWarning, match=r"^NiNo: the forecast at step 10 is not finite; the weights stay"):
+    with pytest.warns(UserWarning, match=r"^NiNo: the forecast at step 10 is not finite; the weights stay") as told:
         training.run(optimizer, range(9, 10))
+    assert told[0].filename == __file__  # the line that called `step`
     assert same(training.values(), before)
     assert optimizer.last is not None
     assert not optimizer.last.taken

@@ -187,7 +187,7 @@ class NiNo(Wrapper):
             for p, value in moved.items():
                 p.copy_(value)
         else:
-            warnings.warn(f"NiNo: the forecast at step {step} is not finite; the weights stay", stacklevel=3)
+            warnings.warn(f"NiNo: the forecast at step {step} is not finite; the weights stay", stacklevel=6)
         self._states.clear()
         self.last = Forecast(step, k, taken)
 
