@@ -201,6 +201,16 @@ def test_newtons_direction_stops_at_negative_curvature() -> None:
     assert float(q) == 2.0
 
 
+@pytest.mark.parametrize("other", [{"cg_steps": 3}, {"eps": 0.5}])
+def test_one_newton_direction_has_one_setting(other: dict[str, float]) -> None:
+    ps = [nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
+    groups = [{"params": ps[:1]}, {"params": ps[1:], **other}]
+    optimizer = SANIA(groups, preconditioner="newton", cg_steps=5)
+    with pytest.raises(ValueError, match=r"param_groups: got cg_steps=\d, eps=.* and .* for one Newton direction"):
+        optimizer.step(loss=sum(p.square().sum() for p in ps))
+    assert all(p.tolist() == [1.0, 2.0] for p in ps)
+
+
 def test_newtons_direction_behind_a_changed_gradient_is_refused() -> None:
     w = nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
 

@@ -149,11 +149,14 @@ def supplied(
 
     Args:
         plans: of the parameters.
-        gradients, parameters, stacked: as of `newton`, whose settings are those of the first plan that asks for it.
+        gradients, parameters, stacked: as of `newton`, whose settings are those of the plans that ask for it.
         signs: of the parameters whose plans ask for "curvature".
 
     Returns:
         For each parameter, tensors by name.
+
+    Raises:
+        ValueError: parameters of one Newton direction have different settings for it.
     """
     given: list[Memory] = [{} for _ in parameters]
     for name in ("newton", "curvature"):  # the last one lets go of the graph
@@ -164,9 +167,12 @@ def supplied(
         if name == "curvature":
             found = diagonal(gs, ps, signs)
         else:
-            first = plans[places[0]]
-            asking: Any = first.chain[first.given[name]]
-            found = newton(gs, ps, asking.cg_steps, asking.eps, stacked)
+            asking: list[Any] = [plans[i].chain[plans[i].given[name]] for i in places]
+            wanted = {(transform.cg_steps, transform.eps) for transform in asking}
+            if len(wanted) > 1:
+                several = " and ".join(f"cg_steps={n}, eps={eps}" for n, eps in sorted(wanted))
+                raise ValueError(f"param_groups: got {several} for one Newton direction; one of each is allowed")
+            found = newton(gs, ps, *wanted.pop(), stacked)
         for i, x in zip(places, found, strict=True):
             given[i][name] = x.detach().to(compute_dtype(x.dtype))
     return given
