@@ -97,7 +97,7 @@ def _targets(report: Report, case: str, found: Any) -> None:
         for base in found["costs"]:
             theirs, mine = (_best(arms, name) for name in (f"{package} {base}", base))
             if theirs and mine:
-                pairs = zip(_ratios(arms[mine]), _ratios(arms[theirs]), strict=True)
+                pairs = zip(_ratios(arms[mine]), _ratios(arms[theirs]), strict=False)  # a slow arm has fewer
                 how = f"{mine} over {theirs}"
                 report.targets.append(at_most(f"{case}: {how}", 1.0, [a / b for a, b in pairs]))
 
