@@ -49,6 +49,23 @@ def test_gradients_of_samples_are_those_taken_one_by_one(name: str) -> None:
         torch.testing.assert_close(found[i], alone, rtol=1e-4, atol=1e-6)
 
 
+class Scaled(nn.Module):
+    """x times a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+
+def test_a_parameter_may_be_a_number() -> None:
+    x = torch.tensor([[1.0], [-3.0], [0.5]])
+    (found,) = per_sample_gradients(Scaled(), lambda output, target: output.sum(1).square(), x, torch.zeros(3))
+    torch.testing.assert_close(found, 4.0 * x.square())
+
+
 def test_a_module_that_vmap_cannot_take_goes_one_by_one() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:

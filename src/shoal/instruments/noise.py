@@ -82,7 +82,7 @@ def per_sample_gradients(
             if not stacked:
                 rows = [gradient(trained, a, b) for a, b in zip(x, y, strict=True)]
                 found = {name: torch.stack([row[name] for row in rows]) for name in trained}
-        yield torch.cat([found[name].flatten(1) for name in trained], 1).detach()
+        yield torch.cat([found[name].reshape(len(x), -1) for name in trained], 1).detach()
 
 
 @dataclass(frozen=True, eq=False)
