@@ -12,7 +12,7 @@ import pytest
 from matplotlib import image
 
 from shoal.report.sections import SECTIONS, training
-from shoal.report.sections.directions import DOWN, STILL, TOO_MUCH, UNKNOWN, UP, trouble
+from shoal.report.sections.directions import DOWN, RISES, STILL, TOO_MUCH, UNKNOWN, UP, trouble
 from shoal.report.sections.opposing import label
 
 CONTENT: dict[str, Any] = {"training": {"losses": [1.0] * 40}, "settings": {"batch": 8}}
@@ -85,7 +85,8 @@ def along(**more: Any) -> dict[str, Any]:
         (along(), 2.0, ""),
         (along(sharpness=0.01, step=100.0, decrease=50.0), 2.0, TOO_MUCH),
         (along(sharpness=0.01, step=100.0, decrease=50.0), -2.0, ""),  # a loss that may be below 0 bounds nothing
-        (along(sharpness=-1.0, step=None, decrease=None), 2.0, DOWN),
+        (along(measured=-215_300.0), 2.0, RISES),
+        (along(sharpness=-1.0, step=None, decrease=None, measured=None), 2.0, DOWN),
         (along(slope=1.0, step=0.0, decrease=0.0), 2.0, UP),
         (along(length=0.0, slope=0.0, sharpness=0.0), 2.0, STILL),
         (along(slope=None), 2.0, UNKNOWN),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STILL, UNKNOWN, UP = "no step at all", "not finite", "the loss rises at first"
 DOWN, TOO_MUCH = "the loss does not bend up", "more than the whole loss"
+RISES = "the loss rises at that length"
 
 
 def trouble(direction: Found, loss: float | None) -> str:
@@ -33,7 +34,9 @@ def trouble(direction: Found, loss: float | None) -> str:
         return UP
     if curvature <= 0.0:
         return DOWN
-    return TOO_MUCH if loss is not None and loss > 0.0 and decrease > loss else ""
+    if loss is not None and loss > 0.0 and decrease > loss:
+        return TOO_MUCH
+    return RISES if direction["measured"] is not None and direction["measured"] <= 0.0 else ""
 
 
 def directions(found: Found, content: Found) -> Section:
@@ -44,7 +47,10 @@ def directions(found: Found, content: Found) -> Section:
         [
             name,
             *(digits(update[which]) for which in ("sharpness", "slope")),
-            *(digits(update[which]) if why[name] in ("", TOO_MUCH) else MISSING for which in ("step", "decrease")),
+            *(
+                digits(update[which]) if why[name] in ("", TOO_MUCH, RISES) else MISSING
+                for which in ("step", "decrease")
+            ),
             digits(update["measured"]),
             f"no: {why[name]}" if why[name] else "may hold",
         ]
@@ -90,6 +96,7 @@ def _sentence(updates: Found, loss: float | None, why: Found) -> str:
     words = {
         DOWN: "the loss does not bend up (negative curvature, or none)",
         TOO_MUCH: f"it would lower the loss by more than all its {digits(loss)}",
+        RISES: "at its best length the loss rises",
         UP: "the loss rises at first",
         UNKNOWN: "numbers are not finite",
         STILL: "they are 0",
