@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STILL, UNKNOWN, UP = "no step at all", "not finite", "the loss rises at first"
 DOWN, TOO_MUCH = "the loss does not bend up", "more than the whole loss"
 RISES = "the loss rises at that length"
+STEPPED = ("", TOO_MUCH, RISES)  # where there is a best length
 
 
 def trouble(direction: Found, loss: float | None) -> str:
@@ -47,10 +48,7 @@ def directions(found: Found, content: Found) -> Section:
         [
             name,
             *(digits(update[which]) for which in ("sharpness", "slope")),
-            *(
-                digits(update[which]) if why[name] in ("", TOO_MUCH, RISES) else MISSING
-                for which in ("step", "decrease")
-            ),
+            *(digits(update[which]) if why[name] in STEPPED else MISSING for which in ("step", "decrease")),
             digits(update["measured"]),
             f"no: {why[name]}" if why[name] else "may hold",
         ]
