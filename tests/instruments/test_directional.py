@@ -159,7 +159,7 @@ def test_rules_that_need_the_loss_are_refused() -> None:
 def test_rules_that_need_more_than_the_gradient_are_refused(rule: Rule, what: str) -> None:
     surface, _ = network()
     if not rule.name.startswith("sania"):
-        with pytest.raises(ValueError, match=f"rules: got mine, which is given {what}; others are allowed"):
+        with pytest.raises(ValueError, match=f"rules: got mine, whose steps need {what}; rules of gradients"):
             Shadows(surface, {"Adam": Adam.rule(), "mine": rule})
-    with pytest.raises(ValueError, match=f"rule: got {rule.name}, which is given {what}; others are allowed"):
+    with pytest.raises(ValueError, match=f"rule: got {rule.name}, whose steps need {what}; rules of gradients"):
         Stepper(surface.model, cross_entropy, rule)
