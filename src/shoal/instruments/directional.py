@@ -218,7 +218,9 @@ class Shadows:
         for name, rule in self._rules.items():
             asked = rule.given(self._params)
             if asked:
-                raise ValueError(f"rules: got {name}, which is given {', '.join(asked)}; others are allowed")
+                raise ValueError(
+                    f"rules: got {name}, whose steps need {', '.join(asked)}; rules of gradients and losses are allowed"
+                )
         held = {name: p.double() for name, p in surface.split(surface.vector()).items()}
         self._memories = {name: rule.memory(held) for name, rule in self._rules.items()}
         self.steps = 0
