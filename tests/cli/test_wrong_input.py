@@ -46,6 +46,7 @@ RUNS = [
     (["gossip", "--until", 0], "until: got 0.0; input should be greater than 0"),
     (["gossip", "--device", "tpu"], "device: got 'tpu'; cpu, or a device of this machine, is allowed"),
     (["gossip", "--model", "mlp:hidden=x"], "model: mlp: hidden: got 'x'; a whole number is allowed"),
+    (["gossip", "--task", "text", "--model", "cnn"], "task: text/cnn: model, data and loss do not fit: RuntimeError"),
     (["gossip", "--optimizer", "sgd:momentum=2"], "optimizer: sgd:momentum=2: momentum: got 2; a number in [0, 1)"),
     (["gossip", "--devices", "stragglers:2"], "devices: stragglers:2: share: got 2; a fraction in [0, 1]"),
     (["gossip", "--faults", "random:crashes=2"], "faults: random:crashes=2: crashes: got 2; a share in [0, 1]"),

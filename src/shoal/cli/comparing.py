@@ -25,7 +25,7 @@ from shoal.learning.contenders import MakeSchedule
 from shoal.optim.large_batch import warmup_polynomial
 from shoal.optim.schedules import Schedule, constant, gradual_warmup, warmup_cosine
 from shoal.report.comparison import JSON, write_comparison, write_json
-from shoal.simulation.given import build
+from shoal.simulation.given import build_task
 
 TUNING_SEED = 1000  # the first of those that are tuned on; tests have 0, 1, ...
 COUNT = 7  # rates around each optimizer's own
@@ -82,7 +82,7 @@ def run_comparison(
         raise ValueError(f"warmup: got {warmup}; a share in [0, 1) is allowed")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: got {schedule!r}{names.suggestion(schedule, SCHEDULES)}")
-    built = build("task", task, **({"model": model} if model else {}))
+    built = build_task(task, model)
     latest: list[tuple[Any, ...]] = []
 
     def keep(state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def run_check(
     usual = partial(_model, model, built.dataset)
     makes = {"muP": partial(usual, base=chosen[0]), "standard": usual}
     base = usual(chosen[0])
+    replace(built, name=f"{built.name.partition('/')[0]}/{model}").check(base)
     ways = {
         "muP": lambda made: mup(made, base, method, **settings),
         "standard": lambda made: method(made.named_parameters(), **settings),

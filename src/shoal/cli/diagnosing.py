@@ -42,4 +42,5 @@ def _report(found: Diagnosis, out: Path) -> None:
     if found.training:
         ended = "" if found.finished else " (interrupted)"
         console.print(f"diagnosis: {out / JSON}{ended}", markup=False)
-        console.print(f"report: {out / PAGE}", markup=False)
+        if (out / PAGE).exists():  # not if nothing had been measured yet
+            console.print(f"report: {out / PAGE}", markup=False)

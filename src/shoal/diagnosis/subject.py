@@ -19,7 +19,7 @@ from shoal.learning import Task
 from shoal.learning.data import Data, Dataset
 from shoal.learning.task import check_players
 from shoal.optim import Param, Rule
-from shoal.simulation.given import build
+from shoal.simulation.given import build, build_task
 
 OWN = "a Task, or a triple (model, data, loss),"
 
@@ -97,8 +97,7 @@ def _task(text: str, model: str | None) -> Task:
         if model is not None:
             raise ValueError(f"model: got {model!r}; {text} brings its own")
         return own(text)
-    task: Task = build("task", text, **({"model": model} if model else {}))
-    return task
+    return build_task(text, model)
 
 
 def _is_own(text: str) -> bool:
@@ -190,19 +189,17 @@ def _moved(dataset: Dataset, device: torch.device) -> Dataset:
     return replace(dataset, train=train, test=test)
 
 
+def _made(ready: Subject) -> nn.Module:
+    try:
+        return ready.model(0)
+    except Exception as error:
+        raise ValueError(f"task: {ready.task.name}: model, data and loss do not fit: {_line(error)}") from error
+
+
 def _try(ready: Subject) -> None:
     """Compute two losses and make the optimizer's chains, so that what cannot be is told at once."""
-    task, some = ready.task, ready.data[:2]
-    try:
-        model = ready.model(0)
-        losses = task.loss(model.eval()(some.inputs), some.targets)
-    except Exception as error:
-        raise ValueError(f"task: {task.name}: model, data and loss do not fit: {_line(error)}") from error
-    if losses.shape != (len(some),):
-        raise ValueError(
-            f"loss: got a result of shape {tuple(losses.shape)} for {len(some)} samples; one loss a sample "
-            '(reduction="none") is needed'
-        )
+    model = _made(ready)
+    ready.task.check(model)
     params = [Param(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     if not params:
         raise ValueError("model: got no trainable parameter; at least one that requires a gradient is needed")

@@ -58,6 +58,29 @@ class Task:
             torch.manual_seed(seed)
             return self.model()
 
+    def check(self, model: nn.Module | None = None) -> None:
+        """See that model, data and loss fit, by the losses of two samples.
+
+        Args:
+            model: on the data's device; default: one of seed 0.
+
+        Raises:
+            ValueError: they do not.
+        """
+        some = self.dataset.train[:2]
+        try:
+            with torch.no_grad():
+                made = self.initial(0) if model is None else model
+                losses = self.loss(made.eval()(some.inputs), some.targets)
+        except Exception as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            raise ValueError(f"task: {self.name}: model, data and loss do not fit: {why}") from error
+        if losses.shape != (len(some),):
+            raise ValueError(
+                f"loss: got a result of shape {tuple(losses.shape)} for {len(some)} samples; one loss a sample "
+                '(reduction="none") is needed'
+            )
+
 
 def check_players(task: Task, optimizer: object) -> None:
     """See that a rule with rates for two players gets a game.

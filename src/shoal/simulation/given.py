@@ -45,6 +45,23 @@ def build(kind: str, text: str, *given: Any, **more: Any) -> Any:
         raise ValueError(f"{kind}: {text}: {error}") from error
 
 
+def build_task(text: str, model: str | None = None, **more: Any) -> Task:
+    """Build the task that is named.
+
+    Args:
+        text: the task, with arguments.
+        model: the name of its model; None: its own.
+        more: as of `build`.
+
+    Raises:
+        ValueError: as of `build`, or the model does not fit the data.
+    """
+    task: Task = build("task", text, **more, **({"model": model} if model else {}))
+    if model and task.players is None:
+        task.check()
+    return task
+
+
 def separate(given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """What was given by name, and what as an object; None is neither.
 

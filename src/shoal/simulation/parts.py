@@ -21,7 +21,7 @@ from shoal.learning import Packer, Shard, Task, Trainer
 from shoal.learning.data import Data
 from shoal.learning.data.dataset import first_not_finite
 from shoal.protocols import Needs
-from shoal.simulation.given import build
+from shoal.simulation.given import build, build_task
 from shoal.simulation.run import check_name
 from shoal.simulation.settings import Settings
 from shoal.tensors.random import hash01, key
@@ -81,11 +81,8 @@ class Parts:
 
     def _named_task(self) -> Task:
         spec = names.parse("task", self.settings.task)
-        more: dict[str, Any] = {"model": self.settings.model} if self.settings.model else {}
-        if spec.name in ("quadratic", "game"):
-            more["peers"] = self.settings.peers
-        task: Task = build("task", self.settings.task, **more)
-        return task
+        more = {"peers": self.settings.peers} if spec.name in ("quadratic", "game") else {}
+        return build_task(self.settings.task, self.settings.model, **more)
 
     def _trainer(self) -> Trainer:
         s, named = self.settings, "task" not in self.objects

@@ -300,6 +300,19 @@ def test_the_state_of_another_method_is_completed_not_trusted() -> None:
     assert all(p.isfinite().all() for p in params.values())
 
 
+def test_a_state_without_any_slot_of_the_method_is_refused() -> None:
+    params, others = parameters(), parameters()
+    torchs, ours = torch.optim.AdamW(others.values(), lr=0.5), AdamW(params.items(), lr=0.1)
+    advance(torchs, others, range(2))
+    advance(ours, params, range(2))
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(ValueError, match="state_dict: got exp_avg, exp_avg_sq for parameter 0 of group 0, "):
+        ours.load_state_dict(torchs.state_dict())
+    assert ours.param_groups[0]["lr"] == 0.1
+    for i, state in before["state"].items():
+        assert all(torch.equal(state[name], ours.state_dict()["state"][i][name]) for name in ("m", "v"))
+
+
 def test_a_subclass_of_what_has_a_fused_kernel_does_not_inherit_it() -> None:
     """Its own `apply` steps."""
 

@@ -185,12 +185,12 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         """Load a state; slots keep their own dtype (torch would give them their parameter's).
 
         Raises:
-            ValueError: it is of other parameters; nothing is loaded then.
+            ValueError: it is of other parameters, or of another kind of optimizer; nothing is loaded then.
         """
         before = {"state": self.state, "param_groups": self.param_groups}
         super().load_state_dict(dict(state_dict))
         try:
-            self._check_shapes()
+            self._check_loaded()
         except ValueError:
             vars(self).update(before)
             raise
@@ -202,9 +202,15 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 if isinstance(value, Tensor):
                     self.state[p][name] = value.to(p.device, copy=True)
 
-    def _check_shapes(self) -> None:
+    def _check_loaded(self) -> None:
         for number, group in enumerate(self.param_groups):
             for i, (p, plan) in enumerate(self._plans(number, group).items()):
+                held = {name for name, value in self.state.get(p, {}).items() if isinstance(value, Tensor)} - {"step"}
+                if held and plan.keys and not held & plan.keys:
+                    raise ValueError(
+                        f"state_dict: got {', '.join(sorted(held))} for parameter {i} of group {number}, which is of "
+                        f"another optimizer than {type(self).__name__}; {', '.join(sorted(plan.keys))} is allowed"
+                    )
                 for name, _, shape in plan.slots:
                     value = self.state[p].get(name) if p in self.state else None
                     if isinstance(value, Tensor) and tuple(value.shape) != tuple(shape):
