@@ -27,6 +27,12 @@ def test_a_nowcaster_is_made_from_recorded_runs_and_says_how(shoal: Any) -> None
     assert told["training"]["settings"]["steps"] == 2
     assert told["training"]["recorded"]["steps"] == 120
     assert load(Path("n.safetensors")).shape.horizon == 5
+    diverged = shoal("nowcast", "train", "runs", "--out", "d.safetensors", "--width", 4, "--steps", 6, "--lr", 1e30)
+    assert diverged.code == 2
+    assert diverged.err.splitlines()[-1] == (
+        "shoal: lr: got 1e+30, with which the training diverged; a smaller one is needed"
+    )
+    assert not Path("d.safetensors").exists()
 
 
 def test_the_package_s_own_is_told_without_a_file(shoal: Any) -> None:

@@ -168,6 +168,9 @@ def test_the_same_words_leave_the_same_bytes_and_a_report_can_be_written_again(s
         shoal("optim", "compare", *words, "--out", out)
     first = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == first
+    again = shoal("optim", "compare", "sgd", "--rates", "0.1", *QUICK, "--out", "one")
+    assert again.value("comparison") == ["one-2"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == first
     (tmp_path / "two" / "report.html").unlink()
     assert shoal("optim", "report", "two").code == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == first

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from shoal import names
 from shoal.cli.progress import SECONDS
-from shoal.cli.writing import writing
+from shoal.cli.writing import unused, writing
 from shoal.entry import Wrapped
 from shoal.learning import Comparison, Contender, around, compare
 from shoal.learning.comparison import Interrupted
@@ -83,6 +83,7 @@ def run_comparison(
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: got {schedule!r}{names.suggestion(schedule, SCHEDULES)}")
     built = build_task(task, model)
+    out = unused(out, JSON)
     latest: list[tuple[Any, ...]] = []
 
     def keep(state: State) -> None:

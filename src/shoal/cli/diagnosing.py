@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from shoal.cli.progress import stages
-from shoal.cli.writing import writing
+from shoal.cli.writing import unused, writing
 from shoal.diagnosis import Diagnosis, Interrupted, diagnose
 from shoal.report.diagnosis import JSON, PAGE, summary
 
@@ -19,12 +19,13 @@ def run_diagnosis(task: str, out: Path, **settings: Any) -> None:
 
     Args:
         task: name or path.
-        out: folder.
+        out: folder; one with a number behind it where there is a diagnosis already.
         settings: other arguments of `diagnose`.
 
     Raises:
         ValueError: something cannot be.
     """
+    out = unused(out, JSON)
     with writing(out):
         try:
             with stages() as show:

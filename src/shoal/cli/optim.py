@@ -74,7 +74,7 @@ def compare(
     ] = True,
     workers: Annotated[int, _option("Threads (default: all cores); does not change results.")] = 0,
     device: Annotated[str, _option("Torch device (default: cpu).")] = "cpu",
-    out: Annotated[Path, _option("Folder to write to (default: comparison).")] = Path("comparison"),
+    out: Annotated[Path, _option("Folder, numbered if taken (default: comparison).")] = Path("comparison"),
 ) -> None:
     """Tune optimizers with equal budgets, compare them on test data, and write table, plot and page.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ def train(
         tell: told of progress.
 
     Raises:
-        ValueError: there is no run, or none is long enough.
+        ValueError: there is no run, or none is long enough, or the training diverged (what was written before stays).
         KeyboardInterrupt: Ctrl-C, after the state of the moment was written.
     """
     shape, how = shape or Shape(), how or Meta()
@@ -119,7 +120,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
             optimizer.zero_grad()
-            course.add(*accumulated(network, batch(training, shape, how, draw), how, draw))
+            error, still = accumulated(network, batch(training, shape, how, draw), how, draw)
+            course.add(_finite(error, how), still)
             torch.nn.utils.clip_grad_norm_(network.parameters(), how.clip)
             optimizer.step()
             tell(step + 1, how.steps, course.words())
@@ -128,8 +130,15 @@ def train(
             if asked:
                 break
     found = errors(network, held or training, how)
+    _finite(found["nowcaster"], how)
     save(network, out, told | course.about(how.steps) | {"errors": found})
     return network
+
+
+def _finite(error: float, how: Meta) -> float:
+    if not math.isfinite(error):
+        raise ValueError(f"lr: got {how.lr}, with which the training diverged; a smaller one is needed")
+    return error
 
 
 def chosen(folder: str | Path, how: Meta) -> tuple[list[Trajectory], list[Trajectory]]:
