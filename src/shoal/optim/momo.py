@@ -149,7 +149,10 @@ _ABOUT = {
 
 
 class MoMo(Optimizer):
-    """SGD with momentum under a cap `lr`; needs the loss. All groups make one vector."""
+    """SGD with momentum under a cap `lr`; needs the loss. All groups make one vector.
+
+    Where the loss is at or below `lb` nothing moves. With `maximize` it is minus the loss that `lb` bounds.
+    """
 
     about: ClassVar[dict[str, Argument]] = _ABOUT
 
@@ -166,7 +169,10 @@ class MoMo(Optimizer):
 
 
 class MoMoAdam(Optimizer):
-    """Adam under a cap `lr`; needs the loss. All groups make one vector."""
+    """Adam under a cap `lr`; needs the loss. All groups make one vector.
+
+    Where the loss is at or below `lb` nothing moves. With `maximize` it is minus the loss that `lb` bounds.
+    """
 
     about: ClassVar[dict[str, Argument]] = _ABOUT
 

@@ -163,7 +163,8 @@ class SANIA(Optimizer):
     """Polyak steps under a preconditioner; needs the loss. `lr` only scales (1 is published). Groups are one vector.
 
     With "hutchinson" and "newton" it needs the loss with its graph: `step(loss=loss)` without a backward pass before.
-    "newton" takes no gradients that other transforms have changed (clipping, decay).
+    "newton" takes no gradients that other transforms have changed (clipping, decay). Where the loss is at or below `lb`
+    nothing moves; with `maximize` it is minus the loss that `lb` bounds.
     """
 
     about: ClassVar[dict[str, Argument]] = {
