@@ -58,11 +58,11 @@ class Task:
             torch.manual_seed(seed)
             return self.model()
 
-    def check(self, model: nn.Module | None = None) -> None:
+    def check(self, model: nn.Module) -> None:
         """See that model, data and loss fit, by the losses of two samples.
 
         Args:
-            model: on the data's device; default: one of seed 0.
+            model: on the data's device.
 
         Raises:
             ValueError: they do not.
@@ -70,8 +70,7 @@ class Task:
         some = self.dataset.train[:2]
         try:
             with torch.no_grad():
-                made = self.initial(0) if model is None else model
-                losses = self.loss(made.eval()(some.inputs), some.targets)
+                losses = self.loss(model.eval()(some.inputs), some.targets)
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
             raise ValueError(f"task: {self.name}: model, data and loss do not fit: {why}") from error

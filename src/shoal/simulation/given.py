@@ -58,7 +58,11 @@ def build_task(text: str, model: str | None = None, **more: Any) -> Task:
     """
     task: Task = build("task", text, **more, **({"model": model} if model else {}))
     if model and task.players is None:
-        task.check()
+        try:
+            made = task.initial(0)
+        except Exception:  # refused where it is built for use
+            return task
+        task.check(made)
     return task
 
 
