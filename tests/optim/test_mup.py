@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -346,6 +347,10 @@ def deep(width: int, depth: int = 2) -> nn.Sequential:
         (lambda: mup(perceptron(8), perceptron(4), Adam.rule(), lr=0.1), "settings: got lr"),
         (lambda: mup(perceptron(8), perceptron(4), rotated(Adam.rule())), "adam in coordinates of its own"),
         (lambda: mup(perceptron(8), perceptron(4), ttur(Adam.rule())), "optimizer: got ttur"),
+        (
+            lambda: mup(perceptron(8), perceptron(4), replace(Adam.rule(), factor=lambda param: 2.0)),
+            "optimizer: got the rule adam with rates of its own for parameters; one rate is allowed",
+        ),
         (
             lambda: widths(perceptron(8), nn.Linear(2, 3)),
             "base_model: got parameters bias, weight that the model lacks",

@@ -91,7 +91,7 @@ def test_a_chain_may_depend_on_the_parameter_and_is_made_once_for_each() -> None
     for t in (1.0, 2.0):
         made.step(params, tensors, [torch.ones(2, 2), torch.ones(2)], made.views(memory, params), t, 1.0)
     assert asked == params
-    assert made.element_wise(params)
+    assert not made.by_vmap(params)
     assert tensors[0].unique().tolist() == pytest.approx([1.0 - 1.0 - 1.9])
     assert tensors[1].unique().tolist() == [-1.0]
 
@@ -145,7 +145,7 @@ def test_sums_go_over_all_parameters_of_each_peer_and_of_no_other(peers: int) ->
             return 2.0 * u
 
     made = Rule("unit", 1.0, (UnitNorm(), Twice(), UnitNorm()))
-    assert not made.element_wise(PARAMS)
+    assert made.by_vmap(PARAMS)
     scale = torch.arange(1.0, peers + 1.0) if peers else torch.ones(())
     gradients = [scale[..., None] * torch.tensor([2.0, 3.0]), scale * 6.0]
     tensors = [torch.zeros_like(g) for g in gradients]

@@ -73,10 +73,6 @@ class Rule:
             self._plans[param] = found
         return found
 
-    def element_wise(self, params: Iterable[Param]) -> bool:
-        """Whether every entry of every parameter is stepped by itself."""
-        return self.frame is None and all(self.plan(param).granularity == "element" for param in params)
-
     def needs_loss(self, params: Iterable[Param]) -> bool:
         """Whether `step` must be told the loss."""
         return any(transform.needs_loss for param in params for transform in self.plan(param).chain)
@@ -168,10 +164,17 @@ class Rule:
             if isinstance(t, Tensor):
                 assert isinstance(lr, Tensor)
                 assert loss is None or isinstance(loss, Tensor)
-                step_stacked(plans, parameters, gradients, state, t, lr, loss)
+                step_stacked(list(zip(plans, parameters, gradients, state, strict=True)), t, lr, loss)
             else:
                 assert not isinstance(lr, Tensor)
-                _step_alone(plans, parameters, gradients, state, t, lr, loss)
+                shared: dict[tuple[int, float], list[Scalars]] = {}
+                items = []
+                for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+                    scalars = shared.get(plan.key)
+                    if scalars is None:
+                        scalars = shared[plan.key] = plan.scalars(t, lr, loss)
+                    items.append(Item(plan, p, g, own, scalars))
+                step_items(items)
 
     @contextmanager
     def _turned(
@@ -192,26 +195,6 @@ class Rule:
         yield turned, to(list(gradients))
         for p, change in zip(parameters, back([p - q for p, q in zip(turned, before, strict=True)]), strict=True):
             p.add_(change)
-
-
-def _step_alone(
-    plans: Sequence[Plan],
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    state: Sequence[Memory],
-    t: float,
-    lr: float,
-    loss: Scalar | None,
-) -> None:
-    """One step of one model."""
-    shared: dict[tuple[int, float], list[Scalars]] = {}
-    items = []
-    for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
-        scalars = shared.get(plan.key)
-        if scalars is None:
-            scalars = shared[plan.key] = plan.scalars(t, lr, loss)
-        items.append(Item(plan, p, g, own, scalars))
-    step_items(items)
 
 
 def joined(state: Sequence[Memory], given: Sequence[Memory]) -> list[Memory]:

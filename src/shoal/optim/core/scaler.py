@@ -41,19 +41,18 @@ def scale_taken_off(optimizer: torch.optim.Optimizer, given: bool) -> Iterator[b
         if told["found_inf"]:
             yield False
             return
-        _multiply(optimizer, None if scale is None else scale.reciprocal())
-        try:
-            yield True
-        except BaseException:
-            _multiply(optimizer, scale)
-            raise
+        if scale is not None:
+            _multiply(optimizer, scale.reciprocal())
+        yield True
     except BaseException:
+        if given and scale is not None:
+            _multiply(optimizer, scale)
         del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
         raise
 
 
-def _multiply(optimizer: torch.optim.Optimizer, factor: Tensor | None) -> None:
-    gradients = (p.grad for group in optimizer.param_groups for p in group["params"])
-    for g in gradients:
-        if g is not None and factor is not None:
-            g.mul_(factor.to(g.device))
+def _multiply(optimizer: torch.optim.Optimizer, factor: Tensor) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad.mul_(factor.to(p.grad.device))

@@ -16,20 +16,14 @@ from shoal.optim.core.transform import Scalars
 LARGE = 1 << 13  # entries of a parameter above which stacked peers are stepped one after the other
 
 Numbers = list[dict[str, Tensor]]
+Told = tuple[Plan, Tensor, Tensor, Memory]
+"""A parameter's plan, [n, ...] its values and gradients at all peers, and its slots with what it is given."""
 
 
-def step_stacked(
-    plans: Sequence[Plan],
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    state: Sequence[Memory],
-    t: Tensor,
-    lr: Tensor,
-    loss: Tensor | None,
-) -> None:
-    """One step of n peers, in place; for the arguments see `Rule.step`."""
-    if any(plan.by_number for plan in plans):
-        _step_by_number(plans, parameters, gradients, state, t, lr, loss)
+def step_stacked(parameters: Sequence[Told], t: Tensor, lr: Tensor, loss: Tensor | None) -> None:
+    """One step of n peers, in place; for the numbers see `Rule.step`."""
+    if any(plan.by_number for plan, *_ in parameters):
+        _step_by_number(parameters, t, lr, loss)
         return
     shared: dict[tuple[tuple[int, float], torch.dtype], Numbers] = {}
 
@@ -39,9 +33,9 @@ def step_stacked(
             shared[key] = plan.numbers(t, lr, p.dtype, loss)
         return shared[key]
 
-    if all(plan.granularity == "element" for plan in plans):
+    if all(plan.granularity == "element" for plan, *_ in parameters):
         large: dict[tuple[tuple[int, float], float, float], list[Scalars]] = {}
-        for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+        for plan, p, g, own in parameters:
             if plan.chain and p[0].numel() > LARGE:
                 _step_rows(plan, p, g, own, t, lr, large)
                 continue
@@ -58,8 +52,9 @@ def step_stacked(
             ]
         )
 
-    named = [numbers(plan, p) for plan, p in zip(plans, parameters, strict=True)]
-    torch.func.vmap(one, out_dims=None)(list(parameters), list(gradients), list(state), named)
+    plans, ps, gs, state = (list(column) for column in zip(*parameters, strict=True))
+    named = [numbers(plan, p) for plan, p in zip(plans, ps, strict=True)]
+    torch.func.vmap(one, out_dims=None)(ps, gs, state, named)
 
 
 def _step_rows(
@@ -79,22 +74,14 @@ def _step_rows(
         step_items([Item(plan, p[row], g[row], _row(state, row), scalars[key])])
 
 
-def _step_by_number(
-    plans: Sequence[Plan],
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    state: Sequence[Memory],
-    t: Tensor,
-    lr: Tensor,
-    loss: Tensor | None,
-) -> None:
+def _step_by_number(parameters: Sequence[Told], t: Tensor, lr: Tensor, loss: Tensor | None) -> None:
     """Stacked peers that are at the same step together; one after the other where a chain cannot take them stacked."""
-    if all(plan.stacks and not plan.model_wide for plan in plans):
+    if all(plan.stacks and not plan.model_wide for plan, *_ in parameters):
         rows: dict[float, list[int]] = {}
         for row, number in enumerate(t.tolist()):
             rows.setdefault(number, []).append(row)
         for number, some in rows.items():
-            for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+            for plan, p, g, own in parameters:
                 _step_peers(plan, p, g, own, number, lr, loss, some)
         return
     for row, (number, rate) in enumerate(zip(t.tolist(), lr.tolist(), strict=True)):
@@ -102,7 +89,7 @@ def _step_by_number(
         step_items(
             [
                 Item(plan, p[row], g[row], _row(own, row), plan.scalars(number, rate, told))
-                for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True)
+                for plan, p, g, own in parameters
             ]
         )
 
@@ -115,8 +102,8 @@ def _step_peers(
     plan: Plan, p: Tensor, g: Tensor, state: Memory, t: float, lr: Tensor, loss: Tensor | None, rows: list[int]
 ) -> None:
     """One parameter of those stacked peers that are at step t."""
-    whole = [p, *(state[key] for key in plan.tensors if state.get(key) is not None)]
     own = {key: state[key] for key in plan.tensors if state.get(key) is not None}
+    whole = [p, *own.values()]
     some = len(rows) < len(p)
     if some:
         index = torch.tensor(rows, device=p.device)
