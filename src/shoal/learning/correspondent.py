@@ -27,23 +27,16 @@ class Correspondent(Peer):
     Its state: `codec` and `packed` (what the codec remembers, and how often it was used, by channel).
 
     Attributes:
+        model: a flat vector [d].
         packer: how vectors travel; shared by all peers, and never changed.
     """
+
+    model: Tensor
 
     def __init__(self, id: int, world: World, state: State | None, *, packer: Packer, weights: Any = None) -> None:
         super().__init__(id, world, state)
         self.packer = packer
         self._row = weights
-
-    @property
-    def model(self) -> Tensor:
-        """The model, a flat vector [d]."""
-        value: Tensor = self.state["model"]
-        return value
-
-    @model.setter
-    def model(self, vector: Tensor) -> None:
-        self.state["model"] = vector
 
     # -- sending ---------------------------------------------------------------------------------------------
 
