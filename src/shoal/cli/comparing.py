@@ -60,7 +60,8 @@ def run_comparison(
 
     Args:
         optimizers: names with settings.
-        out: folder of what is written: JSON whenever a contender is done, all at the end, however it comes.
+        out: folder of what is written: JSON whenever a contender is done, all at the end, however it comes; one with a
+            number behind it where there is a comparison already.
         task, model: names.
         rates: numbers with commas, or "auto".
         schedule, warmup: name, and share of the steps.
@@ -75,23 +76,10 @@ def run_comparison(
     contenders = dict(_contender(text, tried, steps) for text in optimizers)
     if len(contenders) < len(optimizers):
         raise ValueError("optimizers: one is given twice; settings tell them apart, as in adamw:weight_decay=0.1")
-    for name, count in (("seeds", seeds), ("tuning_seeds", tuning_seeds)):
-        if not 1 <= count <= TUNING_SEED:
-            raise ValueError(f"{name}: got {count}; 1 to {TUNING_SEED} is allowed")
-    if not 0.0 <= warmup < 1.0:
-        raise ValueError(f"warmup: got {warmup}; a share in [0, 1) is allowed")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule: got {schedule!r}{names.suggestion(schedule, SCHEDULES)}")
+    _check(schedule, warmup, seeds=seeds, tuning_seeds=tuning_seeds)
     built = build_task(task, model)
     out = unused(out, JSON)
-    latest: list[tuple[Any, ...]] = []
-
-    def keep(state: State) -> None:
-        done = [(len(entry.trials), len(entry.tests)) for entry in state.comparison.entries]
-        if any(map(any, done)) and done != latest:
-            latest[:] = done
-            write_json(state.comparison, out)
-
+    keep = _keeper(out)
     with writing(out):
         try:
             with _display(built.dataset.source) as show:
@@ -114,6 +102,29 @@ def run_comparison(
             _report(stopped.comparison, out)
             raise
         _report(found, out)
+
+
+def _check(schedule: str, warmup: float, **counts: int) -> None:
+    for name, count in counts.items():
+        if not 1 <= count <= TUNING_SEED:
+            raise ValueError(f"{name}: got {count}; 1 to {TUNING_SEED} is allowed")
+    if not 0.0 <= warmup < 1.0:
+        raise ValueError(f"warmup: got {warmup}; a share in [0, 1) is allowed")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: got {schedule!r}{names.suggestion(schedule, SCHEDULES)}")
+
+
+def _keeper(out: Path) -> Callable[[State], None]:
+    """Writes the numbers whenever there are more of them."""
+    latest: list[tuple[int, int]] = []
+
+    def keep(state: State) -> None:
+        done = [(len(entry.trials), len(entry.tests)) for entry in state.comparison.entries]
+        if any(map(any, done)) and done != latest:
+            latest[:] = done
+            write_json(state.comparison, out)
+
+    return keep
 
 
 def report_again(file: Path) -> None:
