@@ -21,14 +21,14 @@ def all_finite(x: Tensor) -> bool:
 
     Changes that torch does not count as such (through `.data` or numpy) are not noticed.
     """
-    mark = None if x.is_inference() else (id(x), x._version)
-    if mark is not None and getattr(x, _MARK, None) == mark:
+    mark = getattr(x, _MARK, None)
+    if mark is not None and mark == (id(x), x._version):
         return True
     real = x.is_floating_point() or x.is_complex()
     if real and not math.isfinite(abs(x.detach().sum().item())) and not bool(torch.isfinite(x).all()):
         return False
-    if mark is not None:
-        setattr(x, _MARK, mark)
+    if not x.is_inference():  # which has no version
+        setattr(x, _MARK, (id(x), x._version))
     return True
 
 
