@@ -24,9 +24,10 @@ def all_finite(x: Tensor) -> bool:
     mark = getattr(x, _MARK, None)
     if mark is not None and mark == (id(x), x._version):
         return True
-    real = x.is_floating_point() or x.is_complex()
-    if real and not math.isfinite(abs(x.detach().sum().item())) and not bool(torch.isfinite(x).all()):
-        return False
+    if x.is_floating_point() or x.is_complex():
+        total = (x.detach() if x.requires_grad else x).sum().item()
+        if not math.isfinite(abs(total)) and not bool(torch.isfinite(x).all()):
+            return False
     if not x.is_inference():  # which has no version
         setattr(x, _MARK, (id(x), x._version))
     return True
