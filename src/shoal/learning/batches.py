@@ -33,7 +33,7 @@ class Shard:
     indices: Tensor
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return self.indices.numel()
 
 
 class Schedule(NamedTuple):
