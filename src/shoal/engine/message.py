@@ -53,7 +53,7 @@ class Parcel:
     def finite(self) -> bool:
         """Whether all its floating-point tensors are free of NaN and infinity."""
         if self._finite is None:
-            self._finite = all([all_finite(tensor) for tensor, _ in self._tensors])
+            self._finite = all(all_finite(tensor) for tensor, _ in self._tensors)
         return self._finite
 
     @property
