@@ -3,9 +3,13 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -40,6 +44,23 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, that whoever may read other new files may read, too.
+
+    Args:
+        path: of the file; missing parent folders are made.
+        tensors: by name; contiguous, and none shares memory with another.
+        metadata: text by name.
+    """
+    from safetensors.torch import save_file
+
+    with atomically(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(dict(tensors), temporary, metadata)
+        temporary.chmod(mode)  # safetensors gives it to the owner alone
 
 
 def check_folder(folder: Path) -> None:

@@ -96,8 +96,11 @@ def report_runs(runs: list[Run], out: str | Path, together: bool = False) -> Non
 
 
 def print_table(runs: list[RunFolder]) -> None:
-    """The summary table of runs, as wide as the terminal."""
-    from shoal.report import summary_table
+    """The summary table of runs, as wide as the terminal; a word beneath where they are of different tasks."""
+    from shoal.report import summary_table, tasks
 
     console = Console()
     console.print(summary_table(runs, console.width))
+    if len(several := tasks(runs)) > 1:
+        said = f"these runs are of different tasks ({', '.join(several)}); their scores are not to be compared"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)

@@ -62,12 +62,17 @@ class Shards(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """Who talked to whom: edges [from, to] or [from, to, weight] between peers 0 .. peers - 1."""
+    """Who talked to whom: edges [from, to] or [from, to, weight] between peers 0 .. peers - 1.
+
+    Where that changes from round to round, the edges are those of the first one, the spectral gap is per round over a
+    period, and `period` is how many rounds that is.
+    """
 
     peers: int
     edges: list[Annotated[list[float], msgspec.Meta(min_length=2, max_length=3)]]
     directed: bool = False
     spectral_gap: float | None = None
+    period: int = 1
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -123,6 +128,12 @@ def words(runs: Iterable["RunFolder"]) -> Words:
         time="time" if any(each.on for each in facts) else "virtual time",
         sent=sent.get(frozenset(alone), "sent"),
     )
+
+
+def tasks(runs: Iterable["RunFolder"]) -> list[str]:
+    """The tasks that the runs say to be of, each once. Scores on different ones are not to be compared."""
+    named = (run.facts.config.get("task") for run in runs)
+    return list(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from shoal.files import atomically
+from shoal.files import save_tensors
 from shoal.learning.nowcasting.zoo import FAMILIES, task
 from shoal.optim import Adam
 
@@ -131,10 +131,7 @@ def trajectory(settings: dict[str, Any], lr: float, seed: int, how: Recording) -
 
 
 def _write(path: Path, states: Tensor, losses: list[float], told: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    with atomically(path) as temporary:
-        save_file({"states": states, "losses": torch.tensor(losses)}, temporary, metadata={KEY: json.dumps(told)})
+    save_tensors(path, {"states": states, "losses": torch.tensor(losses)}, {KEY: json.dumps(told)})
 
 
 @dataclass(frozen=True)
