@@ -17,6 +17,7 @@ DOCS = Path(__file__).parent.parent / "docs"
         ("instruments.md", 3, "noise scale"),
         ("gans.md", 4, "FID"),
         ("lenses.md", 3, "True"),
+        ("own-model.md", 4, "accuracy 0.9"),
     ],
 )
 def test_the_code_of_a_page_runs(page, least, said, tmp_path, monkeypatch, capsys):

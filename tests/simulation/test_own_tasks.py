@@ -8,6 +8,7 @@ from torch.utils.data import TensorDataset
 import shoal
 from shoal.engine import PeerFailed
 from shoal.learning.data import Data, Dataset
+from shoal.topology import ring
 
 INPUTS = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS[:, 0] > 0).long()
@@ -137,6 +138,11 @@ def test_a_graph_may_fall_apart_where_that_is_declared():
     assert run.info["topology"]["edges"] == []
     with pytest.raises(ValueError, match="none of 100 erdos-renyi graphs drawn was connected"):
         run_of(task, peers=4, topology="erdos-renyi:p=0,connected=true", disconnected=True)
+
+
+def test_a_run_says_the_names_of_the_task_and_topology_it_was_given():
+    run = run_of(shoal.Task("of my own", linear, DATASET), topology=ring(2))
+    assert (run.info["config"]["task"], run.info["config"]["topology"]) == ("of my own", "ring")
 
 
 def test_the_codec_none_is_none(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shoal.learning import Shard
+from shoal.learning import Shard, Task
 from shoal.learning.data import Dataset, label_counts
 from shoal.topology import Topology, spectral_gap
 
@@ -47,6 +47,8 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
 
 def describe_object(value: Any) -> str:
     """An object in a word or two, without its address in memory, which changes from process to process."""
+    if isinstance(value, Task | Topology):
+        return value.name
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{value.__module__}.{name}"
