@@ -34,7 +34,9 @@ def test_what_comes_from_a_result_is_escaped(tmp_path: Path, monkeypatch: pytest
         "seconds": 1.0,
     }
     monkeypatch.setattr(gallery, "stored", lambda p: result if p.slug == "fedavg" else None)
-    page = gallery.write_gallery(tmp_path / "page.html").read_text(encoding="utf-8")
+    told: list[tuple[int, int, str]] = []
+    page = gallery.write_gallery(tmp_path / "page.html", lambda *some: told.append(some)).read_text(encoding="utf-8")
+    assert told == [(1, 1, "fedavg")]
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page
     assert "&lt;u&gt;short&lt;/u&gt;" in page
     assert not re.search(r"<(b|i|u|s)>", page)

@@ -345,9 +345,12 @@ def papers(
     from shoal.papers.ledger import print_ledger
 
     if gallery is not None:
+        from shoal.cli.progress import stages
         from shoal.papers.gallery import write_gallery
 
-        typer.echo(write_gallery(gallery))
+        with stages() as told:
+            page = write_gallery(gallery, lambda done, total, slug: told("pictures", done, total, slug))
+        typer.echo(page)
         return
     print_ledger(kind, state)
 

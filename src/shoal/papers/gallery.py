@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,29 @@ class Entry:
     picture: str
 
 
-def write_gallery(out: str | Path) -> Path:
-    """Write the page of all stored results to the file `out` (in a folder: `gallery.html` there); returns its path.
+def write_gallery(out: str | Path, progress: Callable[[int, int, str], None] | None = None) -> Path:
+    """Write the page of all stored results.
+
+    Args:
+        out: the file; in a folder, `gallery.html` there.
+        progress: called with how many pictures are drawn, of how many, and whose was the last.
+
+    Returns:
+        The file.
 
     Raises:
         ValueError: nothing is stored.
     """
     out = Path(out)
     path = out / "gallery.html" if out.is_dir() else out
-    entries = [Entry(p, result, picture(result["figures"])) for p in publications() if (result := stored(p))]
-    if not entries:
+    results = [(publication, result) for publication in publications() if (result := stored(publication))]
+    if not results:
         raise ValueError("the ledger is empty: `shoal reproduce SLUG --scale full --store` fills it")
+    entries = []
+    for publication, result in results:
+        entries.append(Entry(publication, result, picture(result["figures"])))
+        if progress is not None:
+            progress(len(entries), len(results), publication.slug)
     counts: dict[str, int] = {}
     for entry in entries:
         counts[entry.result["verdict"]] = counts.get(entry.result["verdict"], 0) + 1
