@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from shoal.report import RunFolder
+    from shoal.report import NotARun, RunFolder
     from shoal.simulation import Run
     from shoal.simulation.simulate import Progress
 
@@ -93,6 +93,11 @@ def report_runs(runs: list[Run], out: str | Path, together: bool = False) -> Non
         ended = "" if folder.facts.status == "finished" else f" ({folder.facts.status})"
         console.print(f"run: {folder.path}{ended}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {pages[-1]}", highlight=False, markup=False, soft_wrap=True)
+
+
+def leave_out(error: NotARun) -> None:
+    """Say that a run among others cannot be read."""
+    print(f"shoal: left out: {error}", file=sys.stderr)
 
 
 def print_table(runs: list[RunFolder]) -> None:

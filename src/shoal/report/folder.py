@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -268,18 +268,37 @@ def read_metrics(path: Path) -> Metrics:
     return Metrics(*(np.asarray(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
-def discover(paths: Iterable[str | Path]) -> list[RunFolder]:
+def discover(paths: Iterable[str | Path], broken: Callable[[NotARun], None] | None = None) -> list[RunFolder]:
     """The runs at `paths`, each once: a run folder is itself, any other folder stands for all runs below it.
 
-    Runs below one folder come in natural order (`run-2` before `run-10`). Raises NotARun for a path that does
-    not exist or holds no run.
+    Runs below one folder come in natural order (`run-2` before `run-10`).
+
+    Args:
+        paths: folders of runs.
+        broken: called for each run below a folder that cannot be read, which is left out; without it, the first one
+            is raised.
+
+    Raises:
+        NotARun: a path does not exist, holds no run that can be read, or is itself one that cannot.
     """
     found: dict[Path, RunFolder] = {}
     for path in map(Path, paths):
         folder = path.parent if path.name == "run.json" else path
-        folders = [folder] if (folder / "run.json").is_file() else _runs_below(folder)
-        for each in folders:
-            found.setdefault(each.resolve(), RunFolder(each))
+        if (folder / "run.json").is_file():
+            found.setdefault(folder.resolve(), RunFolder(folder))
+            continue
+        readable, last = 0, None
+        for each in _runs_below(folder):
+            try:
+                found.setdefault(each.resolve(), RunFolder(each))
+                readable += 1
+            except NotARun as error:
+                if broken is None:
+                    raise
+                broken(error)
+                last = error
+        if last is not None and not readable:
+            raise last
     return list(found.values())
 
 
