@@ -64,7 +64,8 @@ def _row(run: RunFolder, label: str, metric: Metric | None) -> Row:
     final = extremes = MISSING
     if metric is not None:
         stats = final_stats(run, metric)
-        several = facts.peers > 1 and facts.peer is None and len(final_values(run.metrics, metric.name)) != 1
+        alone = stats.min == stats.max and len(final_values(run.metrics, metric.name)) == 1
+        several = facts.peers > 1 and facts.peer is None and not alone
         final = metric.mean_and_spread(stats.mean, stats.std if several else None)
         if stats.min is not None and stats.max is not None and (several or facts.peers == 1) and facts.peer is None:
             extremes = f"{metric.number(stats.min)} .. {metric.number(stats.max)}{metric.unit}"
