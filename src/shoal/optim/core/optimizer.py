@@ -401,7 +401,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         chains: dict[Any, Chain] = {}
         plans = {}
         for name, p in zip(names, group["params"], strict=True):
-            made = (*self.ahead, *self.links(h, Param(name, tuple(p.shape))), *self.around)
+            made = (*self.ahead, *self.links(h, Param(name, tuple(p.shape), p.dtype)), *self.around)
             chain = chains.setdefault(made, made)  # equal chains share their scalars
             plans[p] = Plan(chain, tuple(p.shape))
         self._chains[number] = (settings, plans)

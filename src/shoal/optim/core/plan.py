@@ -28,10 +28,12 @@ class Param:
     Attributes:
         name: as in `named_parameters()`; "" where nobody told.
         shape: of one peer's.
+        dtype: its own, which may be narrower than that of the computation.
     """
 
     name: str
     shape: Shape
+    dtype: torch.dtype = torch.float32
 
 
 class Plan:

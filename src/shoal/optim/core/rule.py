@@ -114,7 +114,8 @@ class Rule:
         parts: dict[str, list[Tensor]] = {}
         tensors = list(parameters.values())
         for i, (name, p) in enumerate(zip(parameters, self.frame.to(tensors) if self.frame else tensors, strict=True)):
-            for key, value in self.plan(Param(name, tuple(p.shape))).fresh(p, key_of(start, "optimizer", i)).items():
+            plan = self.plan(Param(name, tuple(p.shape), p.dtype))
+            for key, value in plan.fresh(p, key_of(start, "optimizer", i)).items():
                 parts.setdefault(key, []).append(value.reshape(-1))
         return {key: torch.cat(values) for key, values in parts.items()}
 
