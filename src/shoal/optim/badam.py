@@ -27,7 +27,7 @@ from shoal.optim.adam import AdamScaling
 from shoal.optim.common import decoupled, widened
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule
 from shoal.optim.core.arguments import whole
-from shoal.optim.core.optimizer import Params, Settings
+from shoal.optim.core.optimizer import Params, Settings, check_closure
 from shoal.tensors.random import key, permutation
 
 Order = Literal["random", "ascending", "descending"]
@@ -181,6 +181,7 @@ class BAdam(Optimizer):
         """
         loss = None
         if closure is not None:
+            check_closure(closure)
             with torch.enable_grad():
                 loss = closure()
         for number, block in enumerate(self.blocks):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim.core.optimizer import check_closure
 from shoal.optim.core.scaler import scale_taken_off
 
 
@@ -172,6 +173,8 @@ class Wrapper(torch.optim.Optimizer):
             return self._step(closure, **further) if ready else None
 
     def _step(self, closure: Callable[[], float] | None, **further: Any) -> float | None:
+        if closure is not None:
+            check_closure(closure)
         layers = self.layers
         if any(layer.evaluating for layer in layers):
             raise RuntimeError("step: parameters hold the weights to evaluate; call train() before the next gradient")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shoal.optim import MARS, BAdam, Cautious
 from shoal.optim.adam import Adam, AdamScaling
 from shoal.optim.adamw import AdamW
 from shoal.optim.common import Momentum, coupled, decoupled
@@ -373,3 +374,14 @@ def test_a_state_of_other_shapes_is_refused_and_nothing_is_loaded() -> None:
     assert ours.param_groups[0]["lr"] == 0.1
     assert torch.equal(ours.state[p]["m"], kept)
     ours.step()
+
+
+@pytest.mark.parametrize(
+    "make", [AdamW, MARS, BAdam, lambda p: Cautious(AdamW(p)), lambda p: Cautious(torch.optim.SGD(p))]
+)
+def test_a_loss_in_the_place_of_the_closure_is_refused(make: Any) -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=r"closure: got Tensor; a function .* allowed, or step\(loss=loss\)"):
+        make([p]).step(torch.tensor(1.0))
+    assert torch.equal(p, torch.ones(2))

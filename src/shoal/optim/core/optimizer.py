@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -113,6 +114,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: Kernels | None = None
         self._told: float | None = None
+        self._stepped: list[tuple[weakref.ref[Tensor], int]] = []
         self._asks = False
         self._shared: dict[str, Tensor] = {}
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
@@ -171,7 +173,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels, self._told, self._shared = {}, None, None, {}
+        self._chains, self._kernels, self._told, self._stepped, self._shared = {}, None, None, [], {}
         self._asks = True
         for group in self.param_groups:
             for name, value in self.arguments.items():
@@ -250,9 +252,10 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse, or the optimizer needs the loss or a graph and was not told it, or a
-                graph and is stepped by a GradScaler, or the loss depends on none of its parameters.
-            ValueError: the loss is not one finite number, or `given` has a name that nothing asks for, or has not one
-                finite tensor of the right shape for each parameter.
+                graph and is stepped by a GradScaler, or the loss depends on none of its parameters, or the optimizer
+                was told the loss and gradients are missing or those of the step before.
+            ValueError: the loss is not one finite number, or `closure` no function, or `given` has a name that nothing
+                asks for, or has not one finite tensor of the right shape for each parameter.
         """
         with scale_taken_off(self, given is not None) as ready:
             return self._step(closure, loss, given) if ready else None
@@ -262,6 +265,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
     ) -> float | Tensor | None:
         graphed = loss
         if closure is not None:
+            check_closure(closure)
             earlier = graphs(self._parameters())
             with torch.enable_grad():
                 loss = closure()
@@ -272,6 +276,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             self._plans(number, group)  # what they ask for may have changed with the settings
         supplied = self._supply(graphed, given) if self._asks or given is not None else NOTHING
+        if self._told is not None and self.needs_loss and not supplied.gradients:
+            self._check_gradients()
         plain: list[Item] = []
         compiled: list[Item] = []
         for number, group in enumerate(self.param_groups):
@@ -382,6 +388,22 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             raise ValueError(f"loss: got {self._told}; a finite number is needed")
         return -self._told if negate else self._told
 
+    def _check_gradients(self) -> None:
+        """See whether there are gradients, and other ones than at the step before, which cannot be of this loss."""
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        if not gradients and not any(p.requires_grad for p in self._parameters()):
+            return
+        known = self._stepped
+        if not gradients or (
+            len(known) == len(gradients)
+            and all(old() is g and version == g._version for (old, version), g in zip(known, gradients, strict=True))
+        ):
+            which = "the gradients of the step before" if gradients else "no gradients"
+            raise RuntimeError(
+                f"{type(self).__name__} got a loss with {which}; call loss.backward() before step, or in the closure"
+            )
+        self._stepped = [(weakref.ref(g), g._version) for g in gradients]
+
     def _share(self, plan: Plan, state: dict[str, Any], p: Tensor) -> None:
         """Shared slots are one tensor: who lacks a gradient now knows as much as the others."""
         for name in plan.shared:
@@ -412,6 +434,18 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         """Bytes of state held now, step counters not counted."""
         tensors = (v for state in self.state.values() for v in state.values() if isinstance(v, Tensor))
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def check_closure(closure: Any) -> None:
+    """Refuse what cannot be called, such as the loss itself.
+
+    Raises:
+        ValueError: it is no function.
+    """
+    if not callable(closure):
+        raise ValueError(
+            f"closure: got {type(closure).__name__}; a function that returns the loss is allowed, or step(loss=loss)"
+        )
 
 
 def _number(loss: float | Tensor) -> float:
