@@ -151,7 +151,7 @@ def test_a_negative_decay_of_the_mean_is_refused() -> None:
 @pytest.mark.parametrize("cls", [DoG, LDoG])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_goes_the_way_of_float32_rounded(cls: type[DoG] | type[LDoG], dtype: torch.dtype) -> None:
-    """The first steps, 1e-6 of the weights, are far below what these can tell; the other parameter is float32 in both."""
+    """The first steps, 1e-6 of the weights, are below what these can tell; the other parameter is float32."""
     random = torch.Generator().manual_seed(0)
     start, other = torch.randn(6, 5, generator=random).to(dtype), torch.randn(4, generator=random)
     low, wide = nn.Parameter(start.clone()), nn.Parameter(start.float())

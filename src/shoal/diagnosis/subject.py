@@ -20,6 +20,7 @@ from shoal.learning.data import Data, Dataset
 from shoal.learning.task import check_players
 from shoal.optim import Param, Rule
 from shoal.simulation.given import build, build_task
+from shoal.text import shown
 
 OWN = "a Task, or a triple (model, data, loss),"
 
@@ -143,7 +144,7 @@ def own(path: str) -> Task:
     if isinstance(made, Task):
         return made
     if not (isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and callable(made[2])):
-        raise ValueError(f"task: {path} returned {made!r:.80}; {OWN} is allowed")
+        raise ValueError(f"task: {path} returned {shown(made)}; {OWN} is allowed")
     model, data, loss = made
     return Task(path, _builder(model), _dataset(path, data), loss, metrics={})
 
@@ -161,7 +162,9 @@ def _dataset(path: str, data: Any) -> Dataset:
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         data = Data(*data)
     if not isinstance(data, Data):
-        raise ValueError(f"task: {path} returned data {data!r:.60}; a Dataset, Data or a pair of tensors is allowed")
+        raise ValueError(
+            f"task: {path} returned data {shown(data, 60)}; a Dataset, Data or a pair of tensors is allowed"
+        )
     labels = not data.targets.is_floating_point()
     return Dataset(path, data, data, classes=int(data.targets.max()) + 1 if labels and len(data) else None, source=path)
 
@@ -179,7 +182,7 @@ def _rule(text: str, steps: int) -> Rule:
     except NotImplementedError as error:
         raise ValueError(f"optimizer: {text}: {error}") from error
     if not isinstance(rule, Rule):
-        raise ValueError(f"optimizer: {text} gave {rule!r:.60}; one that steps by a rule is allowed")
+        raise ValueError(f"optimizer: {text} gave {shown(rule, 60)}; one that steps by a rule is allowed")
     return rule
 
 

@@ -14,6 +14,7 @@ import torch
 from shoal.optim import Rule
 from shoal.optim.schedules import Schedule
 from shoal.tensors.random import hash01, key, permutation
+from shoal.text import shown
 
 Make: TypeAlias = Callable[..., Any] | Rule
 MakeSchedule: TypeAlias = Callable[..., Schedule]
@@ -121,7 +122,7 @@ class Contender:
         made = self.make(lr, **settings) if of_class is None else of_class(lr=lr, **settings)
         if not isinstance(made, Rule):
             raise ValueError(
-                f"make: {_name(self.make)} gave {made!r:.80}; a Rule is needed, or call the first argument `params` "
+                f"make: {_name(self.make)} gave {shown(made)}; a Rule is needed, or call the first argument `params` "
                 "if it makes a torch optimizer"
             )
         return made
@@ -135,7 +136,7 @@ class Contender:
         assert not isinstance(self.make, Rule)
         made = self.make(params, lr, **settings)
         if not hasattr(made, "step") or not hasattr(made, "param_groups"):
-            raise ValueError(f"make: {_name(self.make)} gave {made!r:.80}; a torch.optim.Optimizer is needed")
+            raise ValueError(f"make: {_name(self.make)} gave {shown(made)}; a torch.optim.Optimizer is needed")
         return made  # type: ignore[no-any-return]
 
 

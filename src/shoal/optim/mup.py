@@ -36,6 +36,7 @@ from shoal.optim.radam import DecayOfTakenSteps
 from shoal.optim.rmsprop import RMSProp
 from shoal.optim.sgd import SGD
 from shoal.optim.widths import Base, Family, Width, divide_readouts, redraw, rescale, some_of, widths
+from shoal.text import shown
 
 Init = Literal["rescale", "redraw", "keep"]
 Make: TypeAlias = Callable[..., torch.optim.Optimizer]
@@ -122,10 +123,10 @@ def _family(cls: type | None, optimizer: Any, family: Family | None) -> Family:
         return "adam"
     if cls in LINEAR:
         return "sgd"
-    shown = cls.__name__ if cls else getattr(optimizer, "name", None) or repr(optimizer)[:80]
+    got = cls.__name__ if cls else getattr(optimizer, "name", None) or shown(optimizer)
     known = sorted({c.__name__ for c in (*ENTRY_WISE, *LINEAR)})
     raise ValueError(
-        f"optimizer: got {shown}, whose exponents are not known; {', '.join(known)} are allowed, or family= says which"
+        f"optimizer: got {got}, whose exponents are not known; {', '.join(known)} are allowed, or family= says which"
     )
 
 
@@ -171,10 +172,10 @@ def _decay(cls: type | None, family: Family, settings: Mapping[str, Any], model:
     if family == "sgd":
         return "apart" if kind == "apart" else "with lr"
     if kind in ("coupled", "unknown"):
-        shown = cls.__name__ if cls else "this optimizer"
+        which = cls.__name__ if cls else "this optimizer"
         why = "which adds it to the gradient" if kind == "coupled" else "whose decay is not known"
         raise ValueError(
-            f"weight_decay: got {settings['weight_decay']} for {shown}, {why}; 0 is allowed in muP, or an optimizer "
+            f"weight_decay: got {settings['weight_decay']} for {which}, {why}; 0 is allowed in muP, or an optimizer "
             "with decoupled decay, such as AdamW"
         )
     return kind

@@ -30,6 +30,7 @@ from shoal.optim.core.plan import Memory
 from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.schedules import Schedule, power_decay
 from shoal.optim.wrapping import Wrapper
+from shoal.text import shown
 
 Loss = Callable[[], Tensor]
 Order = Literal["simultaneous", "alternating"]
@@ -152,7 +153,7 @@ class TTUR(torch.optim.Optimizer):
         """
         for name, rule in zip(PLAYERS, (generator, discriminator), strict=True):
             if not isinstance(rule, Rule) or not above(0.0)(rule.lr):
-                raise ValueError(f"{name}: got {rule!r:.80}; a Rule with a learning rate > 0 is allowed")
+                raise ValueError(f"{name}: got {shown(rule)}; a Rule with a learning rate > 0 is allowed")
             if rule.frame is not None:
                 raise ValueError(f"{name}: got a rule in coordinates of its own; one in the model's is allowed")
         if not isinstance(discriminates, str) or not discriminates:

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.tensors.random import key, normal
+from shoal.text import shown
 
 Family = Literal["adam", "sgd"]
 Kind = Literal["input", "hidden", "output", "vector", "fixed"]
@@ -173,7 +174,7 @@ def _shapes(base: Base) -> dict[str, tuple[int, ...]]:
     if isinstance(base, nn.Module):
         return {name: tuple(p.shape) for name, p in base.named_parameters()}
     if not isinstance(base, Mapping):
-        raise ValueError(f"base_model: got {base!r:.80}; a module, or shapes by name, is allowed")
+        raise ValueError(f"base_model: got {shown(base)}; a module, or shapes by name, is allowed")
     return {name: tuple(shape) for name, shape in base.items()}
 
 

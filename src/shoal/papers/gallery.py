@@ -13,6 +13,7 @@ from shoal.papers.catalogue import Publication, publications
 from shoal.papers.ledger import counted, stored
 from shoal.report.figures import PALETTE, blank, svg
 from shoal.report.page import write_page
+from shoal.text import cut
 
 SCORE = re.compile(r"test (?P<metric>[^,]+), (?P<who>.+), seed \d+(?: \((?P<where>.+)\))?")
 MOST = 16  # lines in a picture
@@ -82,14 +83,10 @@ def _dots(lines: Mapping[str, list[float]], label: str, *, logarithmic: bool = F
             axes.plot(values, [y] * len(values), "o", color=PALETTE[0], markersize=4.5, alpha=0.75)
             if len(values) > 1:
                 axes.plot([math.fsum(values) / len(values)], [y], "|", color=PALETTE[1], markersize=13, mew=1.8)
-        axes.set_yticks(range(len(lines)), [_short(name) for name in lines])
+        axes.set_yticks(range(len(lines)), [cut(name, 46) for name in lines])
         axes.set_ylim(-0.7, len(lines) - 0.3)
         axes.grid(axis="x")
         if logarithmic:
             axes.set_xscale("log")
         axes.set_xlabel(label)
         return svg(figure, f"{label}: {', '.join(lines)}")
-
-
-def _short(name: str, most: int = 46) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

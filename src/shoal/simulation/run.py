@@ -18,6 +18,7 @@ from torch import Tensor
 from shoal.engine.simulated import Metric
 from shoal.files import atomically
 from shoal.names import suggestion
+from shoal.text import shown
 
 FORMAT = 1
 COLUMNS = ("time", "round", "bytes", "peer", "metric", "value")
@@ -146,7 +147,7 @@ def check_name(name: str) -> str:
         ValueError: it is empty, too long, or has a slash or a control character in it.
     """
     if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable() or set(name) & {"/", "\\"}:
-        raise ValueError(f"name: got {name!r:.120}; 1 to 100 printable characters without / and \\ are allowed")
+        raise ValueError(f"name: got {shown(name, 120)}; 1 to 100 printable characters without / and \\ are allowed")
     return name
 
 

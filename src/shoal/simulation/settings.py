@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shoal import names
 from shoal.simulation.computing import check_compute
+from shoal.text import shown
 
 _WHOLE = ("peers", "batch", "rounds", "seed", "evaluate", "eval_samples", "eval_peers", "workers")
 
@@ -127,7 +128,7 @@ class Settings(BaseModel):
             if not first["loc"]:  # of several fields together; the message names them
                 raise ValueError(message) from None
             raise ValueError(
-                f"{first['loc'][0]}: got {first['input']!r:.80}; {message[0].lower()}{message[1:]}"
+                f"{first['loc'][0]}: got {shown(first['input'])}; {message[0].lower()}{message[1:]}"
             ) from None
         for kind in names.KINDS:
             value = getattr(settings, kind)
@@ -163,5 +164,5 @@ class Settings(BaseModel):
             if name not in known:
                 raise ValueError(f"{path}: {name!r} is not a setting{names.suggestion(name, known)}")
             if (name in names.KINDS or name in ("name", "out")) and not isinstance(value, str):
-                raise ValueError(f"{path}: {name}: got {value!r:.80}; text in quotes is allowed")
+                raise ValueError(f"{path}: {name}: got {shown(value)}; text in quotes is allowed")
         return values

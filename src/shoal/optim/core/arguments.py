@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shoal.text import shown
+
 if TYPE_CHECKING:
     from shoal.optim.core.optimizer import Optimizer
 
@@ -97,4 +99,4 @@ def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
         except (TypeError, ValueError, RuntimeError):  # of values that cannot be compared at all
             allowed = False
         if not allowed:
-            raise ValueError(f"{name}: got {value!r}; {argument.allowed} is allowed")
+            raise ValueError(f"{name}: got {shown(value)}; {argument.allowed} is allowed")
