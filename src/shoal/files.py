@@ -1,11 +1,18 @@
 """Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
+from __future__ import annotations
+
 import errno
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -40,6 +47,41 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        path: of the file; missing parent folders are made.
+        tensors: on the CPU, contiguous, none sharing memory with another.
+        about: the file's metadata.
+
+    Raises:
+        OSError: it cannot be written, and why.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomically(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(about))
+        except SafetensorError as error:
+            known = re.search(r"\(os error (\d+)\)", str(error))
+            if known is None:
+                raise
+            raise OSError(int(known[1]), os.strerror(int(known[1])), str(path)) from None
+
+
+def check_file(path: Path) -> None:
+    """See whether a file can be written, in a folder that may have to be made first; nothing is left behind.
+
+    Raises:
+        OSError: it cannot, and why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_folder(path.absolute().parent)
 
 
 def check_folder(folder: Path) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shoal.files import atomically
+from shoal.files import write_tensors
 
 WEIGHTS = Path(__file__).parent / "fashion_features.safetensors"
 KEY = "shoal.features"
@@ -83,12 +82,8 @@ def made_how(path: str | Path = WEIGHTS) -> dict[str, object]:
 
 def save_features(model: FashionFeatures, path: str | Path, made: dict[str, object]) -> None:
     """Write weights and what made them; the file is whole or not there."""
-    with atomically(Path(path)) as temporary:
-        save_file(
-            {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()},
-            temporary,
-            metadata={KEY: json.dumps(made, sort_keys=True)},
-        )
+    tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
+    write_tensors(Path(path), tensors, {KEY: json.dumps(made, sort_keys=True)})
 
 
 def train_features(
