@@ -27,7 +27,7 @@ from shoal.optim.adopt import ADOPT
 from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.common import DecayAfter, DecoupledDecay, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule
-from shoal.optim.core.arguments import finite
+from shoal.optim.core.arguments import SHARED, check, finite
 from shoal.optim.core.optimizer import Links
 from shoal.optim.laprop import FixedDecayAfter
 from shoal.optim.lion import Lion
@@ -199,6 +199,7 @@ def _groups(
     settings = {**defaults, **given}
     if settings.get("lr") is None:
         raise ValueError("lr: got none; the learning rate of the base model is needed")
+    _check(cls, settings)
     decay = _decay(cls, family, settings, model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, p in model.named_parameters():
@@ -207,6 +208,16 @@ def _groups(
             groups[rate, gradient] = {"params": [], **_own(settings, rate, found[name], decay)}
         groups[rate, gradient]["params"].append((name, p))
     return list(groups.values())
+
+
+def _check(cls: type | None, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are no numbers before anything is multiplied by them."""
+    if cls is not None and issubclass(cls, Optimizer):
+        check(cls, {name: settings[name] for name in cls.arguments if name in settings})
+        return
+    for name in ("lr", "weight_decay"):
+        if name in settings and not SHARED[name].check(settings[name]):
+            raise ValueError(f"{name}: got {shown(settings[name])}; {SHARED[name].allowed} is allowed")
 
 
 @dataclass(frozen=True)
