@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.profiler import ProfilerActivity, profile
 
+from shoal.optim import Shampoo
 from shoal.optim.core import Optimizer, Param, Rule, stepping
 from shoal.optim.core.arguments import SHARED
 from shoal.optim.core.recording import source
@@ -394,6 +395,27 @@ def network() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+@every
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)], ids=str)
+def test_a_parameter_without_entries_changes_nothing(case: Case, shape: tuple[int, ...]) -> None:
+    plain, beside = parameters(), {**parameters(), "empty": nn.Parameter(torch.zeros(shape))}
+    run(case, plain)
+    run(case, beside)
+    assert same(plain, {name: p for name, p in beside.items() if name != "empty"})
+    alone = {"empty": nn.Parameter(torch.zeros(shape))}
+    advance(case(alone.items()), alone, range(2))
+
+
+def test_a_rule_leaves_parameters_without_entries() -> None:
+    rule, params = Shampoo.rule(lr=0.1), [Param("empty", (0, 5)), Param("w", (2, 2))]
+    tensors = [torch.ones(3, *param.shape) for param in params]
+    memory = rule.memory({param.name: x[0] for param, x in zip(params, tensors, strict=True)})
+    stacked = rule.views({name: x.expand(3, -1).clone() for name, x in memory.items()}, params)
+    times, rates = torch.ones(3, dtype=torch.float64), torch.full((3,), 0.1, dtype=torch.float64)
+    rule.step(params, tensors, [torch.ones_like(x) for x in tensors], stacked, times, rates)
+    assert (tensors[1] < 1.0).all()
 
 
 @of(ALL, without=IN_BACKWARD)

@@ -32,12 +32,13 @@ SMALL = 1e-6
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model that have factors, each once."""
+    """The layers of a model that have factors, each once; one without a single weight has none."""
     return [
         layer
         for layer in model.modules()
         if any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in LAYERS)
-        and getattr(layer, "weight", None) is not None
+        and (weight := getattr(layer, "weight", None)) is not None
+        and weight.numel()
         and not (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1)
     ]
 

@@ -325,7 +325,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         items = []
         for i, p in enumerate(group["params"]):
             g = gradients.get(p, p.grad)
-            if g is None:
+            if g is None or not p.numel():
                 continue
             if g.layout is not torch.strided:
                 raise RuntimeError(

@@ -162,15 +162,16 @@ class Rule:
             state = joined(state, given)
         plans = [self.plan(param) for param in params]
         with self._turned(parameters, gradients, isinstance(t, Tensor)) as (parameters, gradients):
+            filled = [one for one in zip(plans, parameters, gradients, state, strict=True) if one[1].numel()]
             if isinstance(t, Tensor):
                 assert isinstance(lr, Tensor)
                 assert loss is None or isinstance(loss, Tensor)
-                step_stacked(list(zip(plans, parameters, gradients, state, strict=True)), t, lr, loss)
+                step_stacked(filled, t, lr, loss)
             else:
                 assert not isinstance(lr, Tensor)
                 shared: dict[tuple[int, float], list[Scalars]] = {}
                 items = []
-                for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+                for plan, p, g, own in filled:
                     scalars = shared.get(plan.key)
                     if scalars is None:
                         scalars = shared[plan.key] = plan.scalars(t, lr, loss)
