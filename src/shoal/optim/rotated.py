@@ -181,6 +181,7 @@ class Rotated(Wrapper):
 
     place: ClassVar[int] = 3
     ahead: ClassVar[bool] = True
+    once: ClassVar[bool] = True
     outermost: ClassVar[bool] = True
 
     frame: RotatedFrame

@@ -29,7 +29,7 @@ from shoal.optim.core.arguments import above, whole
 from shoal.optim.core.plan import Memory
 from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.schedules import Schedule, power_decay
-from shoal.optim.wrapping import Wrapper
+from shoal.optim.wrapping import Wrapper, asks_for_closure
 from shoal.text import shown
 
 Loss = Callable[[], Tensor]
@@ -82,6 +82,12 @@ class TTUR(torch.optim.Optimizer):
         for name, player in zip(PLAYERS, (generator, discriminator), strict=True):
             if not isinstance(player, torch.optim.Optimizer):
                 raise ValueError(f"{name}: got {type(player).__name__}; a torch.optim.Optimizer is allowed")
+            core = player.core if isinstance(player, Wrapper) else player
+            if asks_for_closure(core):
+                raise ValueError(
+                    f"{name}: got {type(core).__name__}, which calls a closure several times a step; one whose step "
+                    "takes gradients as they are is allowed"
+                )
         if not whole(1)(discriminator_steps):
             raise ValueError(f"discriminator_steps: got {discriminator_steps!r}; a whole number >= 1 is allowed")
         if order not in ("simultaneous", "alternating"):
