@@ -120,6 +120,13 @@ def test_show_explains_what_goes_around_with_its_arguments_needs_and_paper(shoal
                 assert repr(parameter.default) in lines[argument]
 
 
+def test_show_keeps_names_of_arguments_whole_at_80_columns(shoal) -> None:
+    lines = shoal("optim", "show", "shampoo").out.splitlines()
+    table = lines[lines.index("arguments") :]
+    assert {line.split()[0] for line in table if line[:1].isalnum()} > {"precondition_frequency", "max_precond_dim"}
+    assert max(map(len, table[: table.index("")])) <= 80
+
+
 def test_show_says_why_a_wrapper_stands_before_no_name(shoal) -> None:
     out = " ".join(shoal("optim", "show", "nino").out.split())
     assert re.search(r"not in names, as in nino\+sgd: .* forecasts whole models", out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -345,9 +346,12 @@ def papers(
     from shoal.papers.ledger import print_ledger
 
     if gallery is not None:
+        from shoal.cli.progress import stages
         from shoal.papers.gallery import write_gallery
 
-        typer.echo(write_gallery(gallery))
+        with writing(gallery), stages() as show:
+            page = write_gallery(gallery, partial(show, "pictures"))
+        typer.echo(f"gallery: {page}")
         return
     print_ledger(kind, state)
 
