@@ -20,6 +20,7 @@ from shoal import __version__, names
 from shoal.deployment.node import SIMULATED, real_parts
 from shoal.net.iroh.options import NetOptions
 from shoal.simulation.parts import Parts
+from shoal.simulation.refusals import refusal
 from shoal.simulation.run import check_name
 from shoal.simulation.settings import Settings
 from shoal.text import cut, shown
@@ -75,9 +76,7 @@ class Net(BaseModel):
         try:
             net = Net(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where, message = first["loc"][0], first["msg"]
-            raise ValueError(f"net: {where}: got {shown(first['input'])}; {message[0].lower()}{message[1:]}") from None
+            raise ValueError(f"net: {refusal(Net, error)}") from None
         net.options(net.bind, net.allow)
         return net
 

@@ -51,7 +51,7 @@ def write_gallery(out: str | Path, tell: Tell = lambda done, total: None) -> Pat
     results = [(p, result) for p in publications() if (result := stored(p))]
     if not results:
         raise ValueError("the ledger is empty: `shoal reproduce SLUG --scale full --store` fills it")
-    entries = []
+    entries: list[Entry] = []
     for p, result in results:
         tell(len(entries), len(results))
         entries.append(Entry(p, result, picture(result["figures"])))
@@ -108,7 +108,8 @@ def _quantities(figures: Mapping[str, float | None]) -> dict[str, Lines]:
         positive = {name: [value] for name, value in figures.items() if value is not None and value > 0}
         several = {"value": positive} if positive else {}
     order = sorted(several.items(), key=lambda one: (max(map(len, one[1].values())) == 1, -len(one[1])))
-    left, found = MOST, {}
+    found: dict[str, Lines] = {}
+    left = MOST
     for quantity, lines in order[:PANELS]:
         if left > 1 or not found:
             found[quantity] = dict(reversed(list(lines.items())[:left]))

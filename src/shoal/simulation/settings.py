@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shoal import names
 from shoal.simulation.computing import check_compute
+from shoal.simulation.refusals import refusal
 from shoal.text import shown
 
 _WHOLE = ("peers", "batch", "rounds", "seed", "evaluate", "eval_samples", "eval_peers", "workers")
@@ -90,7 +91,7 @@ class Settings(BaseModel):
     def _not_a_truth_value(cls, value: Any) -> Any:
         """`peers = true` is a slip, not one peer."""
         if isinstance(value, bool):
-            raise ValueError("input should be a whole number")
+            raise ValueError("not a number")
         return value
 
     @field_validator("relays", mode="before")
@@ -123,13 +124,7 @@ class Settings(BaseModel):
         try:
             settings = Settings(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            message = first["msg"].removeprefix("Value error, ")
-            if not first["loc"]:  # of several fields together; the message names them
-                raise ValueError(message) from None
-            raise ValueError(
-                f"{first['loc'][0]}: got {shown(first['input'])}; {message[0].lower()}{message[1:]}"
-            ) from None
+            raise ValueError(refusal(Settings, error)) from None
         for kind in names.KINDS:
             value = getattr(settings, kind)
             if value is not None:
