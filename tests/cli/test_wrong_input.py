@@ -50,6 +50,14 @@ RUNS = [
     (["gossip", "--model", "mlp:hidden=x"], "model: mlp: hidden: got 'x'; a whole number is allowed"),
     (["gossip", "--task", "text", "--model", "cnn"], "task: text/cnn: model, data and loss do not fit: RuntimeError"),
     (["gossip", "--optimizer", "sgd:momentum=2"], "optimizer: sgd:momentum=2: momentum: got 2; a number in [0, 1)"),
+    (
+        ["gossip", "--optimizer", "mup"],
+        "optimizer: 'mup' needs the model and a narrow one of its kind, in Python: `shoal",
+    ),
+    (
+        ["gossip", "--optimizer", "muP+adamw:lr=1"],
+        "optimizer: 'muP' needs the model and a narrow one of its kind, in Py",
+    ),
     (["gossip", "--devices", "stragglers:2"], "devices: stragglers:2: share: got 2; a fraction in [0, 1]"),
     (["gossip", "--faults", "random:crashes=2"], "faults: random:crashes=2: crashes: got 2; a share in [0, 1]"),
     (["gossip", "--faults", "file:nope.toml"], "faults: cannot read nope.toml: No such file"),
