@@ -577,6 +577,10 @@ def memory(optimizer: torch.optim.Optimizer, steps: int) -> tuple[int, int]:
     """(Bytes that are left, bytes that were there at most) of what steps allocate."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(steps):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.grad.add_(0.0)  # new ones, for who refuses the same twice
             optimizer.step()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
     held = peak = 0
