@@ -67,6 +67,13 @@ def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """Numbers of numpy as Python's, which every file format knows; all else as it is."""
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    return value.item() if type(value).__module__ == "numpy" and not getattr(value, "ndim", 1) else value
+
+
 SHARED: dict[str, Argument] = {
     "lr": Argument("learning rate", "a finite number >= 0", _rate),
     "betas": Argument("decay rates of the first and second moment", "two numbers in [0, 1)", fractions(2)),

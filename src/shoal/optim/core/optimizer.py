@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import weakref
@@ -11,10 +12,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shoal.optim.core import curvature
-from shoal.optim.core.arguments import Argument, check
+from shoal.optim.core.arguments import Argument, check, plain
 from shoal.optim.core.given import NOTHING, Given, Supplied, differentiated, graphs, told
 from shoal.optim.core.plan import Chain, Param, Plan
 from shoal.optim.core.rule import Rule
@@ -22,6 +23,7 @@ from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.core.stepping import Item, not_fused, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
+from shoal.text import shown
 
 if TYPE_CHECKING:
     from shoal.optim.core.compiled import Kernels
@@ -102,14 +104,18 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     def __init__(self, params: Params, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(params, Iterable):
+        model = isinstance(params, nn.Module) and not isinstance(params, nn.ParameterList)
+        if model or not isinstance(params, Iterable) or isinstance(params, Mapping | str):
             raise ValueError(
                 f"params: got {type(params).__name__}; parameters, (name, parameter) pairs or groups are allowed, such "
                 "as model.named_parameters()"
             )
-        bound = inspect.signature(type(self)).bind(params, *args, **kwargs)
+        try:
+            bound = inspect.signature(type(self)).bind(params, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}; arguments are {', '.join(self.arguments)}") from None
         bound.apply_defaults()
-        defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
+        defaults = {name: plain(value) for name, value in bound.arguments.items() if name != "params"}
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: Kernels | None = None
@@ -148,14 +154,25 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         except TypeError as error:
             raise ValueError(f"{cls.__name__}: {error}; arguments are {', '.join(cls.arguments)}") from None
         bound.apply_defaults()
-        chosen = {name: value for name, value in bound.arguments.items() if name != "params"}
+        chosen = {name: plain(value) for name, value in bound.arguments.items() if name != "params"}
         check(cls, chosen)
         return Rule(cls.__name__.lower(), float(chosen["lr"]), Links(cls, chosen), chosen.get("seed", 0))
 
     # -- torch's side -----------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its settings are checked like the constructor's."""
+        """Add a group; its settings are checked like the constructor's.
+
+        Raises:
+            ValueError: a setting is not allowed, or is nearly called as one; it has no parameters, or complex ones.
+        """
+        if isinstance(param_group, dict):
+            if "params" not in param_group:
+                raise ValueError(f"param_group: got {shown([*param_group])}; one with params is allowed")
+            for name in param_group.keys() - self.arguments.keys() - {"params", "param_names"}:
+                if meant := difflib.get_close_matches(str(name), self.arguments, n=1, cutoff=0.85):
+                    raise ValueError(f"param_group: {name!r} is unknown; did you mean {meant[0]!r}?")
+            param_group.update({name: plain(param_group[name]) for name in self.arguments if name in param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
