@@ -229,6 +229,11 @@ def test_an_interruption_leaves_what_was_found_until_then(tmp_path) -> None:
         (f"{HERE}:missing", {}, "task: cannot import tests.diagnosis.own:missing: AttributeError"),
         ("no.such.module:f", {}, "task: cannot import no.such.module:f: ModuleNotFoundError"),
         (f"{HERE}:broken", {}, "task: tests.diagnosis.own:broken raised RuntimeError: no luck today"),
+        (
+            f"{HERE}:dictionary",
+            {},
+            "task: tests.diagnosis.own:dictionary: the model puts out dict; one tensor is allowed",
+        ),
         (f"{HERE}:nothing", {}, "returned 3; a Task, or a triple"),
         (f"{HERE}:scalar_loss", {}, r"loss: got a result of shape \(\) for 2 samples"),
         (f"{HERE}:wrong_shapes", {}, "model, data and loss do not fit: RuntimeError"),
