@@ -52,6 +52,8 @@ def test_the_package_s_own_is_told_without_a_file(shoal: Any) -> None:
 def test_what_cannot_be_is_said_in_a_line(shoal: Any) -> None:
     assert shoal("nowcast", "train", "none").complaint.startswith("folder: there is no recorded run in none")
     assert shoal("nowcast", "about", "none").complaint == "path: there is no file none"
+    Path("folder").mkdir()
+    assert shoal("nowcast", "about", "folder").complaint == "path: there is no file folder"
     assert shoal("nowcast", "record", "--steps", 4).complaint.startswith("every: got 5; at most the 4 steps of a run")
     assert shoal("nowcast", "record", "--families", "x").complaint.startswith("families: got x; allowed are digits-mlp")
     assert shoal("run", "gossip", "--optimizer", "nino+adam").complaint.startswith(

@@ -19,6 +19,7 @@ from shoal.learning import Task
 from shoal.learning.data import Data, Dataset
 from shoal.learning.task import check_players
 from shoal.optim import Param, Rule
+from shoal.optim.core.arguments import above
 from shoal.simulation.given import build, build_task
 from shoal.text import shown
 
@@ -74,10 +75,12 @@ def subject(
     if found.players is not None:
         raise ValueError(f"task: got {found.name!r}; a task with one loss is allowed, and this one has two players")
     found = replace(found, dataset=_moved(found.dataset, place))
+    if not isinstance(optimizer, Rule | str):
+        raise ValueError(f"optimizer: got {shown(optimizer)}; a name or a Rule, as of AdamW.rule(), is allowed")
     rule = optimizer if isinstance(optimizer, Rule) else _rule(optimizer, steps)
     if lr is not None:
-        if not 0.0 < lr < float("inf"):
-            raise ValueError(f"lr: got {lr}; a finite number above 0 is allowed")
+        if not above(0.0)(lr):
+            raise ValueError(f"lr: got {lr!r}; a finite number > 0 is allowed")
         rule = replace(rule, lr=lr)
     check_players(found, rule)
     ready = Subject(found, optimizer if isinstance(optimizer, str) else optimizer.name, rule, place)

@@ -57,7 +57,7 @@ def load(optimizer: torch.optim.Optimizer, path: str | Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:

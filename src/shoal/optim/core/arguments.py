@@ -106,4 +106,5 @@ def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
         except (TypeError, ValueError, RuntimeError):  # of values that cannot be compared at all
             allowed = False
         if not allowed:
-            raise ValueError(f"{name}: got {shown(value)}; {argument.allowed} is allowed")
+            are = "are" if "numbers" in argument.allowed else "is"
+            raise ValueError(f"{name}: got {shown(value)}; {argument.allowed} {are} allowed")

@@ -61,7 +61,7 @@ def about(path: str | Path = SHIPPED) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"path: there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
