@@ -492,11 +492,18 @@ SHORT = Contender(SGD, rates=[0.1])
         ({"f": lambda params, lr: 3}, {}, r"make: .* gave 3; a torch.optim.Optimizer is needed"),
         ({"f": Contender(AdamW, {"wd": 1})}, {}, r"AdamW: .*'wd'"),
         ({"f": 3}, {}, r"make: got 3"),
+        (None, {"schedule": "cosine"}, r"schedule: got 'cosine'; a function from the peak rate to a schedule"),
+        (None, {"schedule": lambda peak: 0.1}, r"schedule: .* gave 0.1; a function from the peak rate to a schedule"),
     ],
 )
 def test_what_cannot_be_is_refused(contenders: Any, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         refused(contenders, **changed)
+
+
+def test_one_value_to_search_is_a_list_of_it() -> None:
+    with pytest.raises(ValueError, match=r"search: got momentum = 0.5; a list of values, or a Span, is allowed"):
+        Contender(SGD, search={"momentum": 0.5})  # type: ignore[dict-item]
 
 
 def test_the_name_of_a_task_is_none() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -83,7 +83,10 @@ class Contender:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.make, Rule) or callable(self.make)):
-            raise ValueError(f"make: got {self.make!r}; a class, a Rule or a function is allowed")
+            raise ValueError(f"make: got {shown(self.make)}; a class, a Rule or a function is allowed")
+        for name, choices in self.search.items():
+            if not isinstance(choices, Span | Iterable) or isinstance(choices, str):
+                raise ValueError(f"search: got {name} = {shown(choices)}; a list of values, or a Span, is allowed")
         if twice := self.settings.keys() & self.search.keys():
             raise ValueError(f"search: {', '.join(sorted(twice))} is among the settings as well")
 
@@ -223,13 +226,21 @@ def make_schedule(
         peak: learning rate that is tried.
         steps: of the training.
         settings: of the point that is tried.
+
+    Raises:
+        ValueError: `make` is no such function, or its schedule gives what is no rate.
     """
+    allowed = "a function from the peak rate to a schedule, such as shoal.optim.schedules.constant,"
+    if not callable(make):
+        raise ValueError(f"schedule: got {shown(make)}; {allowed} is allowed")
     parameters = inspect.signature(make).parameters
     own = {name: value for name, value in settings.items() if name in list(parameters)[1:]}
     rest = {name: value for name, value in settings.items() if name not in own}
     if "steps" in parameters and parameters["steps"].default is inspect.Parameter.empty:
         own["steps"] = steps
     schedule = make(peak, **own)
+    if not callable(schedule):
+        raise ValueError(f"schedule: {_name(make)} gave {shown(schedule)}; {allowed} is allowed")
     rates = [float(schedule(t)) for t in range(steps)]
     wrong = next((rate for rate in rates if not 0.0 <= rate < math.inf), None)
     if wrong is not None:

@@ -431,3 +431,9 @@ def test_numbers_of_numpy_become_pythons_and_files_of_states_can_be_read_safely(
     file.seek(0)
     assert torch.load(file, weights_only=True)["param_groups"][0]["betas"] == (0.5, 0.75)
     assert type(AdamW.rule(lr=np.float32(0.5)).lr) is float
+
+
+@pytest.mark.parametrize("state", [None, {}, {"state": {}}, "state"])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"^state_dict: got .*; one of an optimizer's state_dict\(\) is allowed$"):
+        AdamW([nn.Parameter(torch.ones(2))]).load_state_dict(state)

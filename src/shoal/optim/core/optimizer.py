@@ -206,6 +206,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         Raises:
             ValueError: it is of other parameters, or of another kind of optimizer; nothing is loaded then.
         """
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(f"state_dict: got {shown(state_dict)}; one of an optimizer's state_dict() is allowed")
         before = {"state": self.state, "param_groups": self.param_groups}
         super().load_state_dict(dict(state_dict))
         try:
