@@ -17,6 +17,7 @@ from shoal.optim import (
     MarsGradient,
     Momentum,
     Optimizer,
+    Transform,
     WeightDecay,
     chain,
 )
@@ -81,6 +82,14 @@ def test_what_is_no_link_is_refused(links: tuple[object, ...]) -> None:
 def test_a_transform_without_its_number_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"links: got lam = .* of DecoupledDecay; a number is allowed"):
         chain(AdamW, DecoupledDecay(value))
+
+
+def test_a_transform_that_is_no_dataclass_is_refused() -> None:
+    class Doubled(Transform):
+        pass
+
+    with pytest.raises(ValueError, match="links: got Doubled, which is no dataclass; frozen ones are allowed"):
+        chain(AdamW, Doubled())
 
 
 def test_a_bad_learning_rate_is_refused() -> None:

@@ -63,8 +63,10 @@ def chain(*links: Link, lr: float = 1e-3, name: str = "Chained") -> type[Optimiz
 
 
 def _check_fields(link: Transform) -> None:
-    """Refuse a transform with text or nothing where it says that it takes a number."""
-    for field in dataclasses.fields(link):  # type: ignore[arg-type]
+    """Refuse a transform with text or nothing where it says that it takes a number, and what is no dataclass."""
+    if not dataclasses.is_dataclass(link):
+        raise ValueError(f"links: got {type(link).__name__}, which is no dataclass; frozen ones are allowed")
+    for field in dataclasses.fields(link):
         value = getattr(link, field.name)
         if field.type in ("int", "float", int, float) and not isinstance(value, int | float):
             raise ValueError(f"links: got {field.name} = {shown(value)} of {type(link).__name__}; a number is allowed")

@@ -413,8 +413,10 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         if not gradients and not any(p.requires_grad for p in self._parameters()):
             return
         known = self._stepped
+        unseen = any(g.is_cuda for g in gradients)  # a replayed CUDA graph leaves no trace of what it wrote
         if not gradients or (
             len(known) == len(gradients)
+            and not unseen
             and all(old() is g and version == g._version for (old, version), g in zip(known, gradients, strict=True))
         ):
             which = "the gradients of the step before" if gradients else "no gradients"
