@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from shoal.optim.common import decoupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Product, Scalars, Slot, State
 from shoal.optim.core.arguments import SHARED, above, flag
 from shoal.optim.core.ops import ema_, ema_square_, smaller
 from shoal.optim.core.optimizer import Settings
@@ -28,7 +28,7 @@ from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 
 
 @dataclass(frozen=True)
-class BoundedByAverage(Transform):
+class BoundedByAverage(Product):
     """min(eta, s) m."""
 
     beta1: float = 0.9
@@ -55,15 +55,15 @@ class BoundedByAverage(Transform):
             "rate": lr if self.paper_form else lr * root2 / correction1,
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update the moments, then the average of the rates, and return the bounded step."""
+    def factors(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update the moments, then the average of the rates, and return the bounded rate and what it is of."""
         m = ema_(s.m, u, c.new1)
         root = ema_square_(s.v, u, c.beta2, c.new2).sqrt()
         if self.paper_form:
             root.div_(c.root2)
         eta = root.add_(c.eps).reciprocal_().mul_(c.rate)
-        bounded = smaller(eta, ema_(s.s, eta, c.new3)).mul_(m)
-        return bounded.div_(c.correction1) if self.paper_form else bounded
+        bounded = smaller(eta, ema_(s.s, eta, c.new3))
+        return (bounded.div_(c.correction1) if self.paper_form else bounded), m
 
 
 class AdaMod(Optimizer):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal.optim.core.ops import minus_
 from shoal.optim.core.scalars import Scalar
-from shoal.optim.core.transform import Quotient, Scalars, Shape, Slot, Transform
+from shoal.optim.core.transform import Product, Quotient, Scalars, Shape, Slot, Transform
 
 if TYPE_CHECKING:
     from shoal.optim.core.compiled import Kernel
@@ -87,8 +87,8 @@ class Plan:
         self._after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
 
         *_, last = Transform(), *chain
-        unwritten = type(last).apply is Quotient.apply and not self.rated and not self._after
-        self._quotient = last if isinstance(last, Quotient) and unwritten else None
+        own = type(last).apply not in (Quotient.apply, Product.apply)
+        self._unwritten = None if own or self._after or not isinstance(last, Quotient | Product) else last
 
     @property
     def seed(self) -> str:
@@ -178,11 +178,9 @@ class Plan:
     def step(self, p: Tensor, g: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
         """All of it."""
         self.begin(p, states, scalars)
-        lr = scalars[-1].lr
-        if self._quotient is not None and not isinstance(lr, Tensor):
+        if self._unwritten is not None and not isinstance(scalars[-1].lr, Tensor):
             u = self.transform(g, p, g, states, scalars, 0, len(self.chain) - 1)
-            own = scalars[-2]
-            p.addcdiv_(*self._quotient.fraction(u, p, g, states[-1], own), value=-lr * getattr(own, "times", 1.0))
+            self._unwritten.take(u, p, g, states[-1], scalars[-2])
             return
         self.finish(self.transform(g, p, g, states, scalars), p, g, states, scalars)
 

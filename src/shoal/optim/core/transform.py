@@ -195,3 +195,24 @@ class Quotient(Transform):
         numerator, denominator = self.fraction(u, p, g, s, c)
         update = numerator / denominator
         return update * c.times if hasattr(c, "times") else update
+
+    def take(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
+        """Let the parameter take it, with floats in `c`."""
+        p.addcdiv_(*self.fraction(u, p, g, s, c), value=-c.pace * getattr(c, "times", 1.0))
+
+
+class Product(Transform):
+    """The same for a product."""
+
+    def factors(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Both factors of what `apply` returns; arguments are as there."""
+        raise NotImplementedError
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """The product."""
+        first, second = self.factors(u, p, g, s, c)
+        return first * second
+
+    def take(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
+        """Let the parameter take it, with floats in `c`."""
+        p.addcmul_(*self.factors(u, p, g, s, c), value=-c.pace)
