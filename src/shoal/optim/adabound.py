@@ -15,17 +15,21 @@ schedule of lr moves the band as well; weight decay (in the code only) adds to t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import above, at_least, flag
 from shoal.optim.core.ops import clip_, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 from shoal.optim.first_rate import FromFirstRate, first_rate
 
 
@@ -69,7 +73,22 @@ class BoundedScaling(Quotient):
         v = ema_square_(s.v, u, c.beta2, c.new2)
         if self.maximum:
             v = s.v_max.clamp_min_(v)
-        return m, clip_(v.sqrt().add_(c.eps), c.least, c.most)
+        return m, self._root(v, c)
+
+    def _root(self, v: Tensor, c: Scalars, out: Tensor | None = None) -> Tensor:
+        return clip_(torch.sqrt(v, out=out).add_(c.eps), c.least, c.most)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for Adam, which takes the moments."""
+        t, c, betas = kernels.steps(), items[0].scalars[-2], (self.beta1, self.beta2)
+
+        def take(b: kernels.Block) -> None:
+            [root] = b.spare
+            largest = b.s.v_max if self.maximum else None
+            kernels.moments_(b.u, b.s.m, b.s.v, t, root, betas, largest)
+            b.p.addcdiv_(b.s.m, self._root(b.s.v if largest is None else largest, c, root), value=-c.lr * c.times)
+
+        return kernels.by_blocks(items, take, spare=1)
 
 
 class AdaBound(FromFirstRate):

@@ -21,6 +21,7 @@ from shoal.optim.core import State, stepping
 from shoal.optim.core.stepping import Item
 
 ENDLESS = 2.0**62  # a number of steps after which moments need no correction
+VECTOR = 64  # entries that fill the widest vectors: kernels round those differently that fill none
 Decay = WeightDecay | DecoupledDecay
 
 
@@ -98,6 +99,13 @@ def adam_(
     )
 
 
+def moments_(
+    u: Tensor, m: Tensor, v: Tensor, t: Tensor, spare: Tensor, betas: tuple[float, float], largest: Tensor | None = None
+) -> None:
+    """Adam's moments alone; `spare` is filled with anything, and `t` is any step."""
+    adam_(spare, u, m, v, t, lr=0.0, betas=betas, eps=1.0, largest=largest)
+
+
 def steps(t: float = ENDLESS) -> Tensor:
     """The number of a step as Adam's kernel takes it."""
     return torch.tensor(t, dtype=torch.float32)
@@ -163,12 +171,10 @@ def by_blocks(items: Sequence[Item], take: Callable[[Block], None], spare: int =
     """
     plan = items[0].plan
     last = len(plan.chain) - 1 - behind
-    if plan.granularity != "element" or plan.given or not _plain(items):
+    if plan.granularity != "element" or plan.given or min(plan.after, default=last) < last or not _plain(items):
         return False
-    most = max(item.p.numel() for item in items)
-    size = min(most, stepping.BLOCK) if most > stepping.SMALL else stepping.PACK
-    scratch = [torch.empty(size, dtype=items[0].p.dtype) for _ in range(spare)]
-    for part in stepping.pieces(items):
+    scratch = [items[0].p.new_empty(0)] * spare
+    for part in stepping.pieces(items, VECTOR):
         p, g, state = part.p, part.g, part.state
         if p.dim() != 1:
             p, g, state = p.view(-1), g.view(-1), {key: state[key].view(-1) for key in plan.tensors}
@@ -178,7 +184,9 @@ def by_blocks(items: Sequence[Item], take: Callable[[Block], None], spare: int =
         plan.begin(p, states, part.scalars)
         u = plan.transform(g, p, g, states, part.scalars, 0, last)
         n = p.numel()
-        take(Block(u, p, states[last], [x if n == size else x[:n] for x in scratch]))
+        if spare and scratch[0].numel() < n:
+            scratch = [torch.empty_like(p) for _ in range(spare)]
+        take(Block(u, p, states[last], [x if x.numel() == n else x[:n] for x in scratch]))
     return True
 
 

@@ -50,6 +50,7 @@ class Plan:
         rated: whether the update that comes out includes the learning rate.
         by_number: whether there are stacked transforms, which may look at the number of the step.
         stacks: whether the whole chain takes n parameters [n, ...] at once.
+        after: places of the transforms that change the stepped parameter, in the order in which they do.
         kernel: its compiled step, or why there is none, once somebody asked for it (compiled.py).
     """
 
@@ -84,11 +85,11 @@ class Plan:
         self._dims = len(shape)
         self.model_wide = [i for i, transform in enumerate(chain) if transform.granularity == "model"]
         self._before = [i for i, transform in enumerate(chain) if transform.acts("before")]
-        self._after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
+        self.after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
 
         *_, last = Transform(), *chain
         own = type(last).apply not in (Quotient.apply, Product.apply)
-        self._unwritten = None if own or self._after or not isinstance(last, Quotient | Product) else last
+        self._unwritten = None if own or self.after or not isinstance(last, Quotient | Product) else last
 
     @property
     def seed(self) -> str:
@@ -190,7 +191,7 @@ class Plan:
             p.sub_(u)
         else:
             minus_(p, u, scalars[-1].lr)
-        for i in self._after:
+        for i in self.after:
             self.chain[i].after(u, p, g, states[i], scalars[i])
 
 

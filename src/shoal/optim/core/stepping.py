@@ -99,10 +99,14 @@ def _step_alike(items: Sequence[Item]) -> None:
         torch._foreach_copy_([item.state[key] for item in items], list(state[key].unbind()))
 
 
-def pieces(items: Iterable[Item]) -> Iterator[Item]:
+def pieces(items: Iterable[Item], multiple: int = 1) -> Iterator[Item]:
     """Parameters of element-wise chains in pieces of a size that pays on a CPU: large ones cut, small ones packed.
 
     A piece must be stepped before the next is asked for.
+
+    Args:
+        items: parameters.
+        multiple: size of a pack, which is filled up with zeros, in entries; other than 1, one alone is packed as well.
     """
     packs: dict[Any, list[Item]] = {}
     space: dict[Any, int] = {}
@@ -114,15 +118,15 @@ def pieces(items: Iterable[Item]) -> Iterator[Item]:
             yield from _blocks(item)
         elif n <= SMALL and _packs(item):
             kind = (id(item.scalars), item.p.dtype, item.g.dtype, item.negate)
-            if space.get(kind, 0) < n:
-                yield from _packed(packs.get(kind, ()))
+            if space.get(kind, -1) < n:
+                yield from _packed(packs.get(kind, []), multiple)
                 packs[kind], space[kind] = [], PACK
             packs[kind].append(item)
             space[kind] -= n
         else:
             yield item
     for some in packs.values():
-        yield from _packed(some)
+        yield from _packed(some, multiple)
 
 
 def _in_blocks(item: Item) -> bool:
@@ -146,25 +150,27 @@ def _packs(item: Item) -> bool:
     return not (plan.by_number or plan.given or isinstance(item.scalars[-1].lr, Tensor))
 
 
-def _packed(items: Sequence[Item]) -> Iterator[Item]:
+def _packed(items: Sequence[Item], multiple: int) -> Iterator[Item]:
     """Parameters with the same chain and scalars as one; what becomes of it is written back to them."""
-    if len(items) < 2:
+    if not items or len(items) == multiple == 1:
         yield from items
         return
     first = items[0]
     ps = [item.p for item in items]
     slots = {key: [item.state[key] for item in items] for key in first.plan.tensors}
-    p, g = _joined_flat(ps), _joined_flat([item.g for item in items])
-    state = {key: _joined_flat(own) for key, own in slots.items()}
-    yield Item(first.plan, p, g, state, first.scalars, first.negate)
     sizes = [x.numel() for x in ps]
-    for own, flat in ((ps, p), *((slots[key], state[key]) for key in state)):
-        parts = zip(flat.split(sizes), own, strict=True)
-        torch._foreach_copy_(own, [part if x.dim() == 1 else part.view(x.shape) for part, x in parts])
+    rest = -sum(sizes) % multiple
+    p, g, *parts = (_flat(own, rest) for own in (ps, [item.g for item in items], *slots.values()))
+    yield Item(first.plan, p, g, dict(zip(slots, parts, strict=True)), first.scalars, first.negate)
+    for own, whole in zip((ps, *slots.values()), (p, *parts), strict=True):
+        pairs = zip(whole.split([*sizes, rest]), own, strict=False)
+        torch._foreach_copy_(own, [part if x.dim() == 1 else part.view(x.shape) for part, x in pairs])
 
 
-def _joined_flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([x if x.dim() == 1 else x.reshape(-1) for x in tensors])
+def _flat(tensors: list[Tensor], zeros: int) -> Tensor:
+    """All entries one after the other, and zeros behind them."""
+    parts = [x if x.dim() == 1 else x.reshape(-1) for x in tensors]
+    return torch.cat([*parts, tensors[0].new_zeros(zeros)] if zeros else parts)
 
 
 def step_item(item: Item) -> None:
