@@ -66,7 +66,7 @@ class Atan2Scaling(Transform):
         """
         c = items[0].scalars[-2]
         t, betas = kernels.steps(c.t), (self.beta1, self.beta2)
-        scale = self.b * one_minus_power(self.beta1, c.t)
+        scale = float(self.b * one_minus_power(self.beta1, c.t))
         eps = torch.finfo(items[0].p.dtype).tiny / scale
 
         def take(b: kernels.Block) -> None:

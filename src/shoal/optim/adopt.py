@@ -85,7 +85,7 @@ class AdoptScaling(Transform):
             n = self.normalised(b.u, b.s, c)
             kernels.momentum_(b.p, n, b.s.m, mu=1.0 - c.new1, new=c.new1, lr=c.lr)
 
-        return self.beta1 > 0.0 and kernels.by_blocks(items, take)
+        return 1.0 - self.beta1 < 1.0 and kernels.by_blocks(items, take)
 
 
 class ADOPT(Optimizer):

@@ -44,7 +44,7 @@ def adam(
         t: number of the step in the corrections of the moments; None is that of the parameters.
     """
     decay = _only_decay(items)
-    if decay is None or not times or not _plain(items, ("cpu", "cuda")):
+    if decay is None or not times or not plain(items, ("cpu", "cuda")):
         return False
     c = items[0].scalars[-2]
     decoupled = isinstance(decay, DecoupledDecay)
@@ -114,7 +114,7 @@ def steps(t: float = ENDLESS) -> Tensor:
 def adagrad(items: Sequence[Item], eps: float, lr_decay: float) -> bool:
     """Adagrad's step, alone or after coupled weight decay, with the slot "squares"."""
     decay = _only_decay(items)
-    if not isinstance(decay, WeightDecay) or not _plain(items):
+    if not isinstance(decay, WeightDecay) or not plain(items):
         return False
     c = items[0].scalars[-2]
     torch._fused_adagrad_(
@@ -171,7 +171,7 @@ def by_blocks(items: Sequence[Item], take: Callable[[Block], None], spare: int =
     """
     plan = items[0].plan
     last = len(plan.chain) - 1 - behind
-    if plan.granularity != "element" or plan.given or min(plan.after, default=last) < last or not _plain(items):
+    if plan.granularity != "element" or plan.given or min(plan.after, default=last) < last or not plain(items):
         return False
     scratch = [items[0].p.new_empty(0)] * spare
     for part in stepping.pieces(items, VECTOR):
@@ -199,7 +199,7 @@ def _only_decay(items: Sequence[Item]) -> Decay | None:
     return decay if not others and isinstance(decay, Decay) and type(decay) in (WeightDecay, DecoupledDecay) else None
 
 
-def _plain(items: Sequence[Item], devices: tuple[str, ...] = ("cpu",)) -> bool:
+def plain(items: Sequence[Item], devices: tuple[str, ...] = ("cpu",)) -> bool:
     """Whether all tensors are contiguous, on one such device, and all float32 or all float64."""
     p = items[0].p
     kind = (p.dtype, p.device)

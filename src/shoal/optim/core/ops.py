@@ -97,6 +97,12 @@ def smaller(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(x, y) if _mapped(x) or _mapped(y) else torch.minimum(x, y, out=x)
 
 
+def may_hold(condition: Tensor) -> bool:
+    """False where a condition does not hold and a look at it costs nothing: a number on the CPU, of one model."""
+    free = condition.is_cpu and not _mapped(condition) and not torch.compiler.is_compiling()
+    return not free or bool(condition)
+
+
 def root_mean_square(x: Tensor) -> Tensor:
     """sqrt(mean(x^2)) of a whole tensor, 0-dim."""
     return x.square().mean().sqrt()

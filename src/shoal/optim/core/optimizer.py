@@ -434,7 +434,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 def _watched_by_all() -> bool:
     """Whether there is a hook of all optimizers, or a profiler."""
     hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
-    return bool(hooks) or torch.autograd._profiler_enabled()
+    return bool(hooks) or torch._C._autograd._profiler_enabled()
 
 
 def _number(loss: float | Tensor) -> float:

@@ -88,8 +88,8 @@ class Plan:
         self.after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
 
         *_, last = Transform(), *chain
-        own = type(last).apply not in (Quotient.apply, Product.apply)
-        self._unwritten = None if own or self.after or not isinstance(last, Quotient | Product) else last
+        unwritten = type(last).apply in (Quotient.apply, Product.apply) and not self.after
+        self._unwritten = last if isinstance(last, Quotient | Product) and unwritten else None
 
     @property
     def seed(self) -> str:
