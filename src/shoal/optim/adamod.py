@@ -25,7 +25,7 @@ from shoal.optim import kernels
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Product, Scalars, Slot, State
 from shoal.optim.core.arguments import SHARED, above, flag
-from shoal.optim.core.ops import ema_, ema_square_, smaller
+from shoal.optim.core.ops import ema_, ema_square_, smaller, under
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
 from shoal.optim.core.stepping import Item
@@ -68,7 +68,7 @@ class BoundedByAverage(Product):
         root = torch.sqrt(v, out=out)
         if self.paper_form:
             root.div_(c.root2)
-        eta = root.add_(c.eps).reciprocal_().mul_(c.rate)
+        eta = under(c.rate, root.add_(c.eps))
         bounded = smaller(eta, ema_(s.s, eta, c.new3))
         return bounded.div_(c.correction1) if self.paper_form else bounded
 

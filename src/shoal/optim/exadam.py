@@ -24,7 +24,7 @@ from shoal.optim import kernels
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import flag
-from shoal.optim.core.ops import ema_, ema_square_, plus_ratio
+from shoal.optim.core.ops import ema_, ema_square_, plus_ratio, square_plus
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, log, one_minus_power, power, sqrt
 from shoal.optim.core.stepping import Item
@@ -69,7 +69,7 @@ class CrossMomentScaling(Quotient):
     def _parts(
         self, u: Tensor, m: Tensor, v: Tensor, c: Scalars, out: Sequence[Tensor | None] = (None, None, None)
     ) -> tuple[Tensor, Tensor]:
-        squares, w = torch.mul(m, m, out=out[0]).add_(c.eps), torch.add(m, u, out=out[1])
+        squares, w = square_plus(m, c.eps, out[0]), torch.add(m, u, out=out[1])
         root = plus_ratio(v, v, squares, c.share1).sqrt_().add_(c.least)
         return plus_ratio(w, w, torch.add(v, c.eps, out=out[2]), c.share2), root
 

@@ -85,6 +85,19 @@ def over(x: Tensor, y: Tensor) -> Tensor:
     return x / y if _mapped(y) or _mapped(x) else torch.div(x, y, out=y)
 
 
+def under(number: Number, y: Tensor) -> Tensor:
+    """number / y, which takes y's place."""
+    x = number if isinstance(number, Tensor) else y.new_full((), number)
+    return over(x, y)
+
+
+def square_plus(x: Tensor, number: Number, out: Tensor | None = None) -> Tensor:
+    """x x + number, a new tensor unless there is one for it."""
+    if isinstance(number, Tensor):
+        return (x * x).add_(number)
+    return torch.addcmul(x.new_full((), number), x, x, out=out)
+
+
 def plus_ratio(x: Tensor, y: Tensor, z: Tensor, weight: Number) -> Tensor:
     """x + weight y / z, which takes z's place."""
     if isinstance(weight, Tensor) or _mapped(z):

@@ -14,7 +14,7 @@ from torch import Tensor
 from shoal.optim.core.plan import Memory, Plan, compute_dtype
 from shoal.optim.core.transform import Scalars
 
-BLOCK = 1 << 17  # entries that a chain of element-wise transforms takes at once: they stay in the last cache
+BLOCK = 1 << 18  # entries that a chain of element-wise transforms takes at once: they stay in the last cache
 SMALL = 1 << 13  # most entries of parameters that are put together on a CPU: calls take longer than what they do
 PACK = 1 << 14  # most entries of parameters of an element-wise chain that are put together
 
