@@ -201,12 +201,13 @@ def _only_decay(items: Sequence[Item]) -> Decay | None:
 
 def plain(items: Sequence[Item], devices: tuple[str, ...] = ("cpu",)) -> bool:
     """Whether all tensors are contiguous, on one such device, and all float32 or all float64."""
-    p = items[0].p
-    kind = (p.dtype, p.device)
-    if p.dtype not in (torch.float32, torch.float64) or p.device.type not in devices:
+    first, keys = items[0].p, items[0].plan.tensors
+    dtype, device = first.dtype, first.device
+    if dtype not in (torch.float32, torch.float64) or device.type not in devices:
         return False
-    return all(
-        (x.dtype, x.device) == kind and x.is_contiguous()
-        for item in items
-        for x in (item.p, item.g, *(item.state[key] for key in item.plan.tensors))
-    )
+    for item in items:
+        state = item.state
+        for x in (item.p, item.g, *[state[key] for key in keys]):
+            if x.dtype is not dtype or x.device != device or not x.is_contiguous():
+                return False
+    return True

@@ -53,8 +53,8 @@ def not_fused(items: Sequence[Item]) -> list[Item]:
 
 def _of_one_size(item: Item) -> bool:
     """Torch's fused kernels do not look, and leave the memory of what is smaller; other operations raise."""
-    n = item.p.numel()
-    return item.g.numel() == n and all(item.state[key].numel() == n for key in item.plan.keys)
+    n, state = item.p.numel(), item.state
+    return item.g.numel() == n and [state[key].numel() for key in item.plan.keys].count(n) == len(item.plan.keys)
 
 
 def step_items(items: Sequence[Item]) -> None:
@@ -145,9 +145,9 @@ def _blocks(item: Item) -> Iterator[Item]:
 
 
 def _packs(item: Item) -> bool:
-    """Whether it may be put together with others: it is no stack of peers, and nothing that it is given is missing."""
+    """Whether it may be put together with others: it is one peer's, and needs its gradient alone."""
     plan = item.plan
-    return not (plan.by_number or plan.given or isinstance(item.scalars[-1].lr, Tensor))
+    return not (plan.by_number or plan.given or isinstance(item.scalars[-1].lr, Tensor)) and _of_one_size(item)
 
 
 def _packed(items: Sequence[Item], multiple: int) -> Iterator[Item]:
