@@ -28,11 +28,11 @@ class Ticked:
         await self.protocol(me)
 
     def _ticking(self, rounds: Callable[..., Any], together: int) -> Callable[..., AsyncIterator[int]]:
-        async def ticking(count: int | None = None) -> AsyncIterator[int]:
+        async def ticking(*arguments: Any, **options: Any) -> AsyncIterator[int]:
             if not self.ended:
                 self.ended = 1
                 tick("start")
-            async for r in rounds(count):
+            async for r in rounds(*arguments, **options):
                 yield r
                 self.ended += 1
                 if (self.ended - 1) % together == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
@@ -70,7 +69,7 @@ def test_a_request_cut_by_steps_gives_the_same_batches(
 ) -> None:
     whole = epochs(key, size, batch, count, position)
     cut = min(cut, whole.steps)
-    head, tail = replace(whole, steps=cut), replace(whole, steps=whole.steps - cut, skip=cut)
+    head, tail = whole._replace(steps=cut), whole._replace(steps=whole.steps - cut, skip=cut)
     assert drawn(head) + drawn(tail) == drawn(whole)
     assert tail.position_after == whole.position_after
 
@@ -113,7 +112,7 @@ def test_a_stream_goes_on_after_an_unfinished_pass_with_what_that_has_left(
     key: int, size: int, batch: int, done: int
 ) -> None:
     schedule = epochs(key, size, batch, 1, 0)
-    part = replace(schedule, steps=min(done, schedule.steps - 1))
+    part = schedule._replace(steps=min(done, schedule.steps - 1))
     rest = stream(key, size, 1, size - part.position_after, part.position_after)
     assert sorted(samples(part) + samples(rest)) == [2.0 * i for i in range(size)]
 
@@ -182,7 +181,7 @@ def test_a_row_gets_its_own_batches_whoever_stands_beside_it(
         if kind == "stream":
             made.append(stream(key, size, batch, steps, position))
         else:
-            made.append(replace(epochs(key, size, batch, 5, position), steps=steps, batch=batch))
+            made.append(epochs(key, size, batch, 5, position)._replace(steps=steps, batch=batch))
         shards.append(numbered(size, offset=0 if shared else 1000 * i))
     if shared:
         data = numbered(40).data

@@ -36,9 +36,11 @@ class Device:
 
         `slowness` is a factor on every step's time.
         """
-        each: Iterable[float] = (slowness * self.step_seconds(s) for s in range(first_step, first_step + steps))
+        each: Iterable[float]
         if self.jitter == 0.0:
             each = repeat(slowness * self.seconds_per_step, steps)
+        else:
+            each = (slowness * self.step_seconds(s) for s in range(first_step, first_step + steps))
         return list(accumulate(each, initial=start))[1:]
 
     def step_seconds(self, step: int) -> float:

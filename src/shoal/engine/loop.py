@@ -230,7 +230,10 @@ class VirtualLoop(_Loop):  # type: ignore[misc]
                 while ready:
                     for _ in range(len(ready)):
                         callback, args = ready.popleft()
-                        callback(*args)
+                        if type(callback) is not Handle:
+                            callback(*args)
+                        elif callback._callback is not None:  # as `Handle.__call__`, without the call
+                            callback._context.run(callback._callback, *callback._args)
                     spins += 1
                     if spins % self.spin_limit == 0 and self.on_fired is not None:
                         self.on_fired(f"{spins} rounds of callbacks ran at this one instant")

@@ -18,6 +18,7 @@ class Membership:
 
     Attributes:
         lives: how often each peer has been started.
+        changes: how often a peer has come or gone.
         slowness: factor on each peer's compute times.
         lossy: whether the script makes messages vanish while those who wait for them do not learn of it: a partition
             shorter than its detection, or a peer that is new or back and was not there for what it waits for.
@@ -27,6 +28,7 @@ class Membership:
         self._world = world
         self._script = script
         self.lives = [0] * world.size
+        self.changes = 0
         self.slowness = [1.0] * world.size
         self._up = [False] * world.size
         self._lost_from = [-math.inf] * world.size  # when the others know that the peer is gone
@@ -92,6 +94,7 @@ class Membership:
             world.forget(id)
         state = world.committed(id)
         self.lives[id] += 1
+        self.changes += 1
         self._up[id] = True
         self._lost_from[id] = math.inf
         world.network.started(id)
@@ -107,6 +110,7 @@ class Membership:
     def _stop(self, id: int, fate: str, detection: float) -> None:
         world = self._world
         world.log("crash" if fate == "crashed" else "leave", id)
+        self.changes += 1
         self._up[id] = False
         self._fate[id] = f"{fate} at {world.now():.6g} s"
         self._lost_from[id] = world.now() + detection

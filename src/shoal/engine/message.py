@@ -6,9 +6,11 @@ import enum
 import struct
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from shoal.engine.errors import Mutated
 from shoal.tensors.finite import all_finite
-from shoal.tensors.payload import encode, encoded_size, tensors
+from shoal.tensors.payload import encode, encoded_size
 
 ENVELOPE = struct.Struct("<4sBBHqQQQ")  # magic, version, kind, reserved, round or tag, channel, number, body bytes
 MAGIC = b"SHOL"
@@ -40,11 +42,12 @@ class Parcel:
     __slots__ = ("_body", "_finite", "_tensors", "payload", "size")
 
     def __init__(self, payload: Any) -> None:
+        found: list[Tensor] = []
         self.payload = payload
-        self.size = ENVELOPE.size + encoded_size(payload)
+        self.size = ENVELOPE.size + encoded_size(payload, found)
         self._finite: bool | None = None
         self._body: bytes | None = None
-        self._tensors = [(tensor, tensor._version) for tensor in tensors(payload)]
+        self._tensors = [(tensor, tensor._version) for tensor in found]
 
     @property
     def finite(self) -> bool:

@@ -19,7 +19,7 @@ from shoal.engine.errors import Livelock, PeerFailed
 from shoal.engine.faults import Fault, check_script
 from shoal.engine.ledger import Ledger
 from shoal.engine.links import Link, check_latency_matrix
-from shoal.engine.loop import VirtualLoop
+from shoal.engine.loop import Task, VirtualLoop
 from shoal.engine.membership import Membership
 from shoal.engine.message import Kind, Message, Parcel
 from shoal.engine.network import Network
@@ -303,8 +303,11 @@ class SimulatedWorld(World):
 
     def _launch(self, peer: Peer, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         context = contextvars.copy_context()
-        context.run(current.set, peer)
-        return context.run(self.loop.create_task, coroutine, context=context)
+        if context.get(current) is not peer:
+            context.run(current.set, peer)
+        task: Task[Any] = Task(coroutine, loop=self.loop, context=context)
+        self._own(task, peer)
+        return task
 
     def _unhandled(self, error: BaseException, future: Any) -> None:
         peer = getattr(future, "peer", None)
@@ -316,9 +319,12 @@ class SimulatedWorld(World):
     def _adopt(self, task: asyncio.Task[Any]) -> None:
         peer = current.get()
         if peer is not None:
-            task.peer = peer  # type: ignore[attr-defined]
-            self._tasks[peer.id][task] = None
-            task.add_done_callback(self._task_done)
+            self._own(task, peer)
+
+    def _own(self, task: asyncio.Task[Any], peer: Peer) -> None:
+        task.peer = peer  # type: ignore[attr-defined]
+        self._tasks[peer.id][task] = None
+        task.add_done_callback(self._task_done)
 
     def _task_done(self, task: Any) -> None:
         self._tasks[task.peer.id].pop(task, None)

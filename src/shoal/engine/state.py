@@ -8,8 +8,9 @@ A tensor that was changed in place after the commit is found by its version coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
 from typing import Any
+
+from torch import Tensor
 
 from shoal.engine.errors import Mutated
 from shoal.tensors.payload import decode, encode, encoded_size, tensors
@@ -22,8 +23,9 @@ class Snapshot:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = {name: _frozen(value) for name, value in values.items()}
-        encoded_size(self._values)  # refuses at once, and in the peer that commits it, what could never be restored
-        self._versions = [tensor._version for tensor in tensors(self._values)]
+        found: list[Tensor] = []
+        encoded_size(self._values, found)  # refuses at once, in the peer that commits it, what could never be restored
+        self._versions = [tensor._version for tensor in found]
 
     def encode(self) -> bytes:
         """The snapshot as bytes.
@@ -38,38 +40,12 @@ class Snapshot:
         return encode(self._values)
 
 
-class State(MutableMapping[str, Any]):
+class State(dict[str, Any]):
     """Named payloads of one peer; see the module's docstring."""
-
-    def __init__(self, values: dict[str, Any] | None = None) -> None:
-        self._values: dict[str, Any] = dict(values or {})
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._values[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value, or `default`."""
-        return self._values.get(name, default)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        """Remove and return the value."""
-        return self._values.pop(name, *default)
 
     def snapshot(self) -> Snapshot:
         """What a commit at this moment keeps."""
-        return Snapshot(self._values)
+        return Snapshot(self)
 
     @staticmethod
     def restore(data: bytes) -> State:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,11 +33,10 @@ class Shard:
     indices: Tensor
 
     def __len__(self) -> int:
-        return self.indices.shape[0]
+        return self.indices.numel()
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """The batches of one training request.
 
     Attributes:
@@ -131,20 +132,18 @@ def batches(
 def _positions(schedules: Sequence[Schedule], start: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Index within each shard [n, steps, B], and weights alike."""
     n, batch = len(schedules), schedules[0].batch
-    column = {
-        name: torch.tensor([getattr(s, name) for s in schedules]).view(n, 1, 1)
-        for name in ("key", "size", "position", "skip")
-    }
-    size, first = column["size"], column["position"]
-    step = torch.arange(start, start + steps).view(1, steps, 1) + column["skip"]
+    numbers = np.array([(s.key, s.size, s.position, s.skip, s.per_epoch or 0) for s in schedules], dtype=np.int64)
+    keys, size, first, skip, per_epoch = torch.from_numpy(numbers).view(n, 5, 1, 1).unbind(1)
+    step = torch.arange(start, start + steps).view(1, steps, 1) + skip
     slot = torch.arange(batch).view(1, 1, batch)
-    streams = torch.tensor([s.per_epoch is None for s in schedules]).view(n, 1, 1)
+    streams = per_epoch == 0
     if streams.any():
         p = first + step * batch + slot
-        epoch, position = p // size, p % size
+        epoch = p // (schedules[0].size if bool((size == size[0]).all()) else size)  # by a number: a fifth of the time
+        position = p - epoch * size
         weights = torch.full((), 1.0 / batch, dtype=dtype).expand(n, steps, batch)
     if not streams.all():
-        per_epoch = torch.tensor([s.per_epoch or 1 for s in schedules]).view(n, 1, 1)
+        per_epoch = per_epoch.clamp(min=1)
         within = step % per_epoch * batch + slot
         real = within < size
         passes = (
@@ -158,7 +157,7 @@ def _positions(schedules: Sequence[Schedule], start: int, steps: int, dtype: tor
             pairs = zip((epoch, position, weights), passes, strict=True)
             epoch, position, weights = (torch.where(streams, a, b) for a, b in pairs)
     shape = (n, steps * batch)
-    local = shuffled(column["key"].view(n), epoch.reshape(shape), position.reshape(shape), column["size"].view(n))
+    local = shuffled(keys.reshape(n), epoch.reshape(shape), position.reshape(shape), size.reshape(n))
     return local.view(n, steps, batch), weights
 
 
@@ -166,7 +165,8 @@ def _to_rows(shards: Sequence[Shard], local: Tensor) -> Tensor:
     """Index within a shard -> row of its data."""
     sizes = torch.tensor([0] + [len(shard) for shard in shards[:-1]])
     offsets = sizes.cumsum(0).view(-1, 1, 1)
-    return torch.cat([shard.indices for shard in shards])[local + offsets]
+    indices = torch.cat([shard.indices for shard in shards])
+    return indices.index_select(0, (local + offsets).flatten()).view_as(local)
 
 
 def _gather(shards: Sequence[Shard], rows: Tensor, common: bool) -> tuple[Tensor, Tensor]:

@@ -325,7 +325,7 @@ class Learner(Correspondent):
         rule = self.trainer.optimizer
         memory = self.state.get("optimizer")
         if memory is None and isinstance(rule, Rule):
-            memory = self.trainer.memory(start, self.key("optimizer"))
+            memory = {} if self.trainer.forgetful else self.trainer.memory(start, self.key("optimizer"))
         if lr is not None and not isinstance(rule, Rule):
             raise ValueError("lr: a torch optimizer has its own; only a rule such as SGD.rule() can be given another")
         rate = lr if lr is not None else (rule.lr if isinstance(rule, Rule) else 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from shoal.compression import Codec, Memory
 from shoal.compression.codec import stack_memory
 from shoal.engine.compute import Job, cut
+from shoal.tensors.finite import all_finite
 from shoal.tensors.layout import Layout, Role
 from shoal.tensors.payload import Content, MalformedPayload, Payload, is_finite
 
@@ -161,7 +162,7 @@ class Packer:
         if not isinstance(payload, Tensor) or payload.shape != (layout.size,) or payload.dtype != layout.dtype:
             got = f"{payload.dtype} {list(payload.shape)}" if isinstance(payload, Tensor) else type(payload).__name__
             raise MalformedPayload(f"payload: got {got}; {layout.dtype} [{layout.size}] is needed")
-        if not is_finite(payload):
+        if not all_finite(payload):
             raise MalformedPayload("payload: NaN or infinity")
         return payload
 

@@ -41,7 +41,7 @@ class TrainInputs:
 
     def part(self, first: int, until: int) -> TrainInputs:
         """The steps from `first` to before `until` of the request, from the same vector and memory."""
-        schedule = replace(self.schedule, steps=until - first, skip=self.schedule.skip + first)
+        schedule = self.schedule._replace(steps=until - first, skip=self.schedule.skip + first)
         lr = self.lr if isinstance(self.lr, int | float) else self.lr[first:until]
         return replace(self, schedule=schedule, lr=lr, first_step=self.first_step + first)
 

@@ -47,6 +47,9 @@ class Trainer:
         batch: samples a step; None is the whole shard.
         device: where models and data live.
         batched: None lets the rules of `path` decide; False computes everything one by one.
+
+    Attributes:
+        forgetful: the optimizer is a rule that remembers nothing from one step to the next.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Trainer:
         self.module = task.initial(0)
         self.layout: Layout = flatten_module(self.module)[1]
         self._problem = Problem(self.module, self.layout, Supervised(task.loss))
-        self._forgetful = isinstance(optimizer, Rule) and not optimizer.remembers(self._problem.params)
+        self.forgetful = isinstance(optimizer, Rule) and not optimizer.remembers(self._problem.params)
         self._batched = batched
         self._initial: tuple[int, Tensor] | None = None
         self._paths: dict[Hashable, tuple[Path, Problem]] = {}  # by identity of the objective
@@ -89,7 +92,7 @@ class Trainer:
             seed: for rules that draw random numbers.
             rule: instead of the trainer's.
         """
-        if rule is None and self._forgetful:
+        if rule is None and self.forgetful:
             return {}
         rule = rule or self._rule()
         if not rule.remembers(self._problem.params):

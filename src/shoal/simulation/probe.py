@@ -62,6 +62,7 @@ class Probe:
         # One round's models as a rule, so that what is shown and stored on the way is not older than that.
         self._most = min(QUEUE, len(self._watched) + 1)
         self._sums: dict[int, tuple[int, Tensor, Tensor, float]] = {}
+        self._counted, self._up = -1, 0
         self.latest: dict[str, float] = {}
 
     def committed(self, peer: Learner) -> None:
@@ -93,12 +94,19 @@ class Probe:
         difference = vector - first
         count, squares = count + 1, squares + float(difference.square().sum())
         self._sums[r] = (count, first, total.add_(difference), squares)
-        if count >= sum(map(self._world.members.up, self._averaged)):
+        if count >= self._present():
             del self._sums[r]
             offset = total / count
             distance = max(0.0, squares / count - float(offset.square().sum()))
             self._ask(MEAN, r, first + offset)
             self._note(r, MEAN, "consensus", distance)
+
+    def _present(self) -> int:
+        """How many of the averaged peers are there; counted anew only when one has come or gone."""
+        members = self._world.members
+        if self._counted != members.changes:
+            self._counted, self._up = members.changes, sum(map(members.up, self._averaged))
+        return self._up
 
     def _ask(self, peer: int, r: int, vector: Tensor) -> None:
         row = (self._world.now(), r, self._world.ledger.total, peer, "", 0.0)

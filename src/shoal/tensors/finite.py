@@ -1,8 +1,8 @@
 """Whether tensors are free of NaN and infinity, looked at once.
 
-The sum of finite numbers is finite unless it overflows, so that one sum nearly always decides. What was found to be
-finite is remembered with the tensor until that is changed in place, since the same model is asked about when it was
-trained, when it is sent and when it is sent on.
+The sum of finite numbers, or of their squares, is finite unless it overflows, so that one reduction nearly always
+decides. What was found to be finite is remembered with the tensor until that is changed in place, since the same model
+is asked about when it was trained, when it is sent and when it is sent on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _MARK = "_shoal_finite"  # attribute of a tensor: (its id, its version) as it was found finite; a copy has another id
+_DOTTED = (torch.float32, torch.float64)  # a product of vectors is the fastest of all reductions
 
 
 def all_finite(x: Tensor) -> bool:
@@ -21,14 +22,16 @@ def all_finite(x: Tensor) -> bool:
 
     Changes that torch does not count as such (through `.data` or numpy) are not noticed.
     """
-    mark = None if x.is_inference() else (id(x), x._version)
-    if mark is not None and getattr(x, _MARK, None) == mark:
+    mark = getattr(x, _MARK, None)
+    if mark is not None and mark == (id(x), x._version):
         return True
-    real = x.is_floating_point() or x.is_complex()
-    if real and not math.isfinite(abs(x.detach().sum().item())) and not bool(torch.isfinite(x).all()):
-        return False
-    if mark is not None:
-        setattr(x, _MARK, mark)
+    if x.is_floating_point() or x.is_complex():
+        y = x.detach() if x.requires_grad else x
+        total = y.dot(y) if y.ndim == 1 and y.dtype in _DOTTED else y.sum().abs()
+        if not math.isfinite(total) and not bool(torch.isfinite(x).all()):
+            return False
+    if not x.is_inference():  # which has no version
+        setattr(x, _MARK, (id(x), x._version))
     return True
 
 

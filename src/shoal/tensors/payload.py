@@ -91,17 +91,18 @@ def encode(payload: Content) -> bytes:
     return b"".join((_PREAMBLE.pack(_MAGIC, len(header)), header, *body))
 
 
-def encoded_size(payload: Content) -> int:
+def encoded_size(payload: Content, found: list[Tensor] | None = None) -> int:
     """`len(encode(payload))` without encoding: some 0.5 us a tensor, whatever its size.
+
+    Args:
+        payload: what would be encoded.
+        found: gets the payload's tensors appended, as of `tensors`.
 
     Raises:
         ValueError: as `encode`.
     """
-    if type(payload) is Tensor:
-        cached = _tensor_sizes.get((payload.dtype, payload.shape, payload.layout, payload.is_meta))
-        if cached is not None:
-            return cached + _PREAMBLE.size
-    size = _size(payload, 0)
+    seen: list[Tensor] = [] if found is None else found
+    size = _size(payload, 0, seen)
     if size > HEADER_LIMIT:
         _check_header(size - _body_size(payload))
     return size + _PREAMBLE.size
@@ -136,18 +137,27 @@ def _tree(x: Any, body: list[Any], depth: int) -> Any:
     raise _not_a_payload(x)
 
 
-def _size(x: Any, depth: int) -> int:
-    """Bytes of x in header and body; the branches are in order of use."""
+def _size(x: Any, depth: int, found: list[Tensor]) -> int:
+    """Bytes of x in header and body, and its tensors into `found`; the branches are in order of use."""
     kind = type(x)
     if kind is Tensor:
+        found.append(x)
         return _tensor_sizes.get((x.dtype, x.shape, x.layout, x.is_meta)) or _tensor_size(x)
+    if kind is int:
+        return 1 if 0 <= x < 128 else _int_size(x)
     if kind is float:
         return 9
-    if kind is int:
-        return _int_size(x)
     if x is None or kind is bool:
         return 1
+    if isinstance(x, Payload):
+        _check_depth(depth)
+        shape = struct_of(kind)
+        size = _list_size(len(shape.fields) + 1) + _str_size(shape.name)
+        for name in shape.fields:
+            size += _size(getattr(x, name), depth + 1, found)
+        return size
     if isinstance(x, Tensor):
+        found.append(x)
         return _tensor_size(x)
     if isinstance(x, str):
         return _str_size(x)
@@ -158,14 +168,10 @@ def _size(x: Any, depth: int) -> int:
     if isinstance(x, float):
         return 9
     _check_depth(depth)
-    if isinstance(x, Payload):
-        shape = struct_of(type(x))
-        values = sum([_size(getattr(x, name), depth + 1) for name in shape.fields])
-        return _list_size(len(shape.fields) + 1) + _str_size(shape.name) + values
     if isinstance(x, tuple | list):
-        return _list_size(len(x)) + sum([_size(y, depth + 1) for y in x])
+        return _list_size(len(x)) + sum([_size(y, depth + 1, found) for y in x])
     if isinstance(x, dict):
-        values = sum([_str_size(_key(name)) + _size(y, depth + 1) for name, y in x.items()])
+        values = sum([_str_size(_key(name)) + _size(y, depth + 1, found) for name, y in x.items()])
         return _list_size(2 * len(x)) + values
     raise _not_a_payload(x)
 

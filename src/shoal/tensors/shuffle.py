@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.tensors.bits import CHUNK, LOW63, Array, array_of, check_int64, mix
+from shoal.tensors.bits import CHUNK, LOW63, array_of, check_int64, mix
 
 __all__ = ["shuffled"]
 
@@ -70,15 +70,21 @@ def shuffled(keys: int | Tensor, epochs: int | Tensor, positions: int | Tensor, 
         raise ValueError(f"sizes must be in [1, 2**48], got values in [{int(s.min())}, {int(s.max())}]")
     if not (int(p.min()) >= 0 and bool((p < s).all())):
         raise ValueError(f"positions must be in [0, size) of their row, got up to {int(p.max())}")
-    a, b = _sides(s)
+    same = bool((s == s[0]).all())  # then they are numbers, which cost half as much as arrays
+    sides = (s[:1] if same else s, *_sides(s[:1] if same else s))
     subkeys = _subkeys(k, e)
     step = max(1, 2 * CHUNK // m)
     pieces = []
     for start in range(0, n, step):
-        stop = min(start + step, n)
-        rows = (x.expand(n, m)[start:stop].reshape(-1) for x in (subkeys, p, s, a, b))
-        pieces.append(_permute(*rows).view(stop - start, m))
+        rows = slice(start, start + step)
+        own = [int(x) if same else _flat(x, n, m, rows) for x in sides]
+        pieces.append(_permute(_flat(subkeys, n, m, rows), _flat(p, n, m, rows), *own).view(-1, m))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _flat(x: Tensor, n: int, m: int, rows: slice) -> Tensor:
+    """Some rows of x, made as large as [n, m], in one dimension."""
+    return x.expand(n, m)[rows].reshape(-1)
 
 
 def _two_dimensional(name: str, x: int | Tensor, device: torch.device) -> Tensor:
@@ -117,29 +123,36 @@ def _subkeys(keys: Tensor, epochs: Tensor) -> Tensor:
     return torch.from_numpy(mix(mix(k) + e))
 
 
-def _permute(subkeys: Tensor, x: Tensor, sizes: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    arrays = [y for y in map(array_of, (subkeys, x, sizes, a, b)) if y is not None]
-    return torch.from_numpy(_walk(*arrays)) if len(arrays) == 5 else _walk(subkeys, x, sizes, a, b)
+def _permute(subkeys: Tensor, x: Tensor, *sides: Tensor | int) -> Tensor:
+    given = (subkeys, x, *sides)
+    arrays = [array_of(y) if isinstance(y, Tensor) else y for y in given]
+    return _walk(*given) if any(y is None for y in arrays) else torch.from_numpy(_walk(*arrays))
 
 
-def _walk(subkeys: Array, x: Array, sizes: Array, a: Array, b: Array) -> Array:
-    """Permute x in range(a * b), and what falls outside of range(size) again until it is inside; all flat."""
+def _walk(subkeys: Any, x: Any, size: Any, a: Any, b: Any) -> Any:
+    """Permute x in range(a * b), and what falls outside of range(size) again until it is inside.
+
+    All are flat, of numpy or of torch; size, a and b may be numbers.
+    """
     x = _feistel(subkeys, x, a, b)
-    outside = _where(x >= sizes)
+    outside = _where(x >= size)
     if not len(outside):
         return x
     y = x[outside]
-    subkeys, sizes, a, b = subkeys[outside], sizes[outside], a[outside], b[outside]
+    subkeys, size, a, b = _at(outside, subkeys, size, a, b)
     while len(outside):
         y = _feistel(subkeys, y, a, b)
         x[outside] = y
-        still = _where(y >= sizes)
-        outside, y, subkeys = outside[still], y[still], subkeys[still]
-        sizes, a, b = sizes[still], a[still], b[still]
+        still = _where(y >= size)
+        outside, y, subkeys, size, a, b = _at(still, outside, y, subkeys, size, a, b)
     return x
 
 
-def _feistel(subkeys: Array, x: Array, a: Array, b: Array) -> Array:
+def _at(places: Any, *values: Any) -> tuple[Any, ...]:
+    return tuple(x if isinstance(x, int) else x[places] for x in values)
+
+
+def _feistel(subkeys: Any, x: Any, a: Any, b: Any) -> Any:
     """A keyed bijection of range(a * b). The high part moves first: neighbours differ in the low part."""
     high = x // a
     low = x - high * a
@@ -151,12 +164,21 @@ def _feistel(subkeys: Array, x: Array, a: Array, b: Array) -> Array:
     return high * a + low
 
 
-def _moved(x: Array, other: Array, subkeys: Array, multiplier: int, modulus: Array) -> Array:
+def _moved(x: Any, other: Any, subkeys: Any, multiplier: int, modulus: Any) -> Any:
     """(x + hash(other)) mod modulus, for x in range(modulus)."""
     h = other ^ subkeys
     h *= multiplier
     h ^= h >> 29
     h *= 0x1FB21C651E98DF25
+    if isinstance(h, np.ndarray):  # what follows, in fewer passes: without a sign
+        modulus = modulus if isinstance(modulus, int) else modulus.view(np.uint64)
+        u = h.view(np.uint64)
+        u >>= 33
+        u *= modulus
+        u >>= 31
+        u += x.view(np.uint64)
+        np.minimum(u, u - modulus, out=u)  # below 0 wraps around to something large
+        return h
     h >>= 33
     h &= 0x7FFFFFFF
     h *= modulus
