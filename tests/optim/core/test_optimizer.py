@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.profiler import ProfilerActivity, profile
 
 from shoal.optim.adam import Adam, AdamScaling
 from shoal.optim.adamw import AdamW
@@ -373,3 +375,26 @@ def test_a_state_of_other_shapes_is_refused_and_nothing_is_loaded() -> None:
     assert ours.param_groups[0]["lr"] == 0.1
     assert torch.equal(ours.state[p]["m"], kept)
     ours.step()
+
+
+def test_hooks_and_profilers_see_a_step() -> None:
+    """They come and go between steps; torch's own wrapper is there for them."""
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer, called = SGD([p], lr=0.5), []
+    optimizer.step()
+    ends = [
+        optimizer.register_step_pre_hook(lambda *_: called.append(p[0].item())),
+        optimizer.register_step_post_hook(lambda *_: called.append(p[0].item())),
+        register_optimizer_step_pre_hook(lambda *_: called.append("any")),
+    ]
+    optimizer.step()
+    assert called == ["any", 0.5, 0.0]
+    for end in ends:
+        end.remove()
+    optimizer.step()
+    assert len(called) == 3
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        optimizer.step()
+    assert "Optimizer.step#SGD.step" in {event.key for event in profiler.key_averages()}
+    assert p.tolist() == [-1.0, -1.0]
