@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.profiler import ProfilerActivity, profile
 
 from shoal.optim import MARS, BAdam, Cautious
 from shoal.optim.adam import Adam, AdamScaling
@@ -437,3 +439,26 @@ def test_numbers_of_numpy_become_pythons_and_files_of_states_can_be_read_safely(
 def test_what_is_no_state_is_refused(state: Any) -> None:
     with pytest.raises(ValueError, match=r"^state_dict: got .*; one of an optimizer's state_dict\(\) is allowed$"):
         AdamW([nn.Parameter(torch.ones(2))]).load_state_dict(state)
+
+
+def test_hooks_and_profilers_see_a_step() -> None:
+    """They come and go between steps; torch's own wrapper is there for them."""
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer, called = SGD([p], lr=0.5), []
+    optimizer.step()
+    ends = [
+        optimizer.register_step_pre_hook(lambda *_: called.append(p[0].item())),
+        optimizer.register_step_post_hook(lambda *_: called.append(p[0].item())),
+        register_optimizer_step_pre_hook(lambda *_: called.append("any")),
+    ]
+    optimizer.step()
+    assert called == ["any", 0.5, 0.0]
+    for end in ends:
+        end.remove()
+    optimizer.step()
+    assert len(called) == 3
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        optimizer.step()
+    assert "Optimizer.step#SGD.step" in {event.key for event in profiler.key_averages()}
+    assert p.tolist() == [-1.0, -1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import weakref
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_t
 
 import torch
 from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
 
 from shoal.optim.core import curvature
 from shoal.optim.core.arguments import Argument, check, plain
@@ -160,6 +162,18 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     # -- torch's side -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Torch's wrapper of `step`, which is passed by where there is no hook and no profiler."""
+        wrapped = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            watched = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _watched_by_all()
+            return (wrapped if watched else func)(self, *args, **kwargs)
+
+        return step
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its settings are checked like the constructor's.
 
@@ -276,6 +290,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             ValueError: the loss is not one finite number, or `closure` no function, or `given` has a name that nothing
                 asks for, or has not one finite tensor of the right shape for each parameter.
         """
+        if "grad_scale" not in vars(self):
+            return self._step(closure, loss, given)
         with scale_taken_off(self, given is not None) as ready:
             return self._step(closure, loss, given) if ready else None
 
@@ -303,7 +319,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             (compiled if group["compile"] else plain).extend(self._items(number, group, supplied))
         if compiled:
             plain += self._by_kernels(compiled)
-        step_items(not_fused(plain))
+        if plain:
+            step_items(not_fused(plain))
         return None if closure is None else loss
 
     def _supply(self, loss: float | Tensor | None, given: Given | None) -> Supplied:
@@ -343,7 +360,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         scalars: dict[tuple[int, int], list[Scalars]] = {}
         items = []
         for i, p in enumerate(group["params"]):
-            g = gradients.get(p, p.grad)
+            g = gradients.get(p, p.grad) if gradients else p.grad
             if g is None or not p.numel():
                 continue
             if g.layout is not torch.strided:
@@ -363,7 +380,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
             if plan.shared:
                 self._share(plan, state, p)
-            own = {**state, **given[p]} if p in given else state
+            own = {**state, **given[p]} if given and p in given else state
             items.append(Item(plan, p, g, own, numbers, negate))
         return items
 
@@ -467,6 +484,12 @@ def check_closure(closure: Any) -> None:
         raise ValueError(
             f"closure: got {type(closure).__name__}; a function that returns the loss is allowed, or step(loss=loss)"
         )
+
+
+def _watched_by_all() -> bool:
+    """Whether there is a hook of all optimizers, or a profiler."""
+    hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
+    return bool(hooks) or torch._C._autograd._profiler_enabled()
 
 
 def _number(loss: float | Tensor) -> float:
