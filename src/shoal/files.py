@@ -49,8 +49,8 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
         os.fsync(file.fileno())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, that whoever may read other new files may read, too.
 
     Args:
         path: of the file; missing parent folders are made.
@@ -65,7 +65,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
     with atomically(path) as temporary:
         try:
-            save_file(dict(tensors), temporary, metadata=dict(about))
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(dict(tensors), temporary, metadata=None if about is None else dict(about))
+            temporary.chmod(mode)  # safetensors gives it to the owner alone
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
         except SafetensorError as error:
             known = re.search(r"\(os error (\d+)\)", str(error))
             if known is None:

@@ -569,8 +569,28 @@ def test_faults_can_be_written_as_plain_records() -> None:
 def test_wrong_records_are_named() -> None:
     with pytest.raises(ValueError, match="got fault = 'meteor'; allowed are crash"):
         from_records([{"fault": "meteor", "at": 1.0}])
-    with pytest.raises(ValueError, match="unexpected keyword"):
+    with pytest.raises(ValueError, match=r"faults: crash: has no setting 'sever'; allowed are at, peer$"):
         from_records([{"fault": "crash", "at": 1.0, "peer": 0, "sever": 9}])
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"fault": "crash", "at": 1.0, "peer": "x"}, "crash: peer: got 'x'; a whole number is allowed"),
+        ({"fault": "crash", "at": "soon", "peer": 1}, "crash: at: got 'soon'; a number of seconds is allowed"),
+        ({"fault": "crash", "at": 1.0}, "crash: peer is missing; it takes at, peer"),
+        ({"fault": "restart", "at": 1.0, "peer": 1, "empty": 1}, "empty: got 1; true or false is allowed"),
+        ({"fault": "slow", "at": 1.0, "peer": 1, "factor": "2"}, "factor: got '2'; a number is allowed"),
+        ({"fault": "partition", "at": 1.0, "until": 2.0, "groups": [0, 1]}, r"groups: got \[0, 1\]; a list of lists"),
+        (
+            {"fault": "partition", "at": 1.0, "until": 2.0, "groups": [[0.5]]},
+            r"groups: got \[\[0.5\]\]; a list of lists",
+        ),
+    ],
+)
+def test_records_of_the_wrong_type_are_named(record: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^faults: .*{message}"):
+        from_records([record])
 
 
 @given(

@@ -118,6 +118,23 @@ def test_discover_expands_folders_in_natural_order_and_takes_each_run_once(make_
     assert names == ["sweep/deep/run-1", "sweep/run-2", "sweep/run-10", "other"]
 
 
+def test_discover_leaves_out_what_is_broken_among_others_and_says_so(make_run, tmp_path):
+    sweep = make_run("sweep/a").parent
+    (sweep / "b").mkdir()
+    (sweep / "b" / "run.json").write_text("{", encoding="utf-8")
+    said = []
+    assert [run.path.name for run in discover([sweep], said.append)] == ["a"]
+    assert len(said) == 1
+    assert "b/run.json is not JSON" in str(said[0])
+    with pytest.raises(NotARun, match=r"b.run.json is not JSON"):
+        discover([sweep])
+    with pytest.raises(NotARun, match=r"b.run.json is not JSON"):
+        discover([sweep / "b"], said.append)
+    (sweep / "a" / "run.json").unlink()
+    with pytest.raises(NotARun, match=r"b.run.json is not JSON"):
+        discover([sweep], said.append)
+
+
 def test_discover_refuses_a_path_without_runs(tmp_path):
     with pytest.raises(NotARun, match="holds none"):
         discover([tmp_path])

@@ -44,6 +44,15 @@ def test_a_single_model_has_no_spread(make_run):
     assert "±" not in row.final
 
 
+def test_one_of_several_peers_has_no_spread(make_run):
+    path = make_run("a", peers=4, summary={"accuracy": {"mean": 0.9, "std": 0.0, "min": 0.9, "max": 0.9}})
+    lines = (path / "metrics.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    watched = [line for line in lines if line.split(",")[3] in ("peer", "2")]
+    (path / "metrics.csv").write_text("".join(watched), encoding="utf-8")
+    row = compare([RunFolder(path)])[0]
+    assert (row.final, row.extremes) == ("90.0 %", "–")
+
+
 def test_names_are_text_not_markup_or_control_codes(make_run):
     text = printed([RunFolder(make_run(name="[red]x[/red] \x1b[2Jy"))])
     assert "[red]x[/red]" in text

@@ -274,10 +274,10 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Also write a report.html of all of them here.")] = None,
 ) -> None:
     """Print a table of runs side by side."""
-    from shoal.cli.running import print_table
+    from shoal.cli.running import leave_out, print_table
     from shoal.report import discover, write_report
 
-    found = discover(runs)
+    found = discover(runs, leave_out)
     print_table(found)
     if out is not None:
         with writing(out):
@@ -290,9 +290,10 @@ def report(
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained report.html of one or several runs."""
+    from shoal.cli.running import leave_out
     from shoal.report import discover, write_report
 
-    found = discover(runs)
+    found = discover(runs, leave_out)
     with writing(out):
         typer.echo(f"report: {write_report(found, out)}")
 

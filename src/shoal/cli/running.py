@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from shoal.report import RunFolder
+    from shoal.report import NotARun, RunFolder
     from shoal.simulation import Run
     from shoal.simulation.simulate import Progress
 
@@ -95,9 +95,17 @@ def report_runs(runs: list[Run], out: str | Path, together: bool = False) -> Non
     console.print(f"report: {pages[-1]}", highlight=False, markup=False, soft_wrap=True)
 
 
+def leave_out(error: NotARun) -> None:
+    """Say that a run among others cannot be read."""
+    print(f"shoal: left out: {error}", file=sys.stderr)
+
+
 def print_table(runs: list[RunFolder]) -> None:
-    """The summary table of runs, as wide as the terminal."""
-    from shoal.report import summary_table
+    """The summary table of runs, as wide as the terminal; a word beneath where they are of different tasks."""
+    from shoal.report import summary_table, tasks
 
     console = Console()
     console.print(summary_table(runs, console.width))
+    if len(several := tasks(runs)) > 1:
+        said = f"these runs are of different tasks ({', '.join(several)}); their scores are not to be compared"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias
 
 from shoal.tensors.random import hash01, key
@@ -104,13 +104,51 @@ def from_records(records: Sequence[dict[str, Any]]) -> list[Fault]:
         name = settings.pop("fault", None)
         if name not in KINDS:
             raise ValueError(f"faults: got fault = {name!r}; allowed are {', '.join(KINDS)}")
+        _check_settings(name, settings)
         if "groups" in settings:
-            settings["groups"] = tuple(tuple(int(i) for i in group) for group in settings["groups"])
-        try:
-            result.append(KINDS[name](**settings))
-        except TypeError as error:
-            raise ValueError(f"faults: {record}: {error}") from None
+            settings["groups"] = tuple(map(tuple, settings["groups"]))
+        result.append(KINDS[name](**settings))
     return result
+
+
+def _check_settings(kind: str, settings: dict[str, Any]) -> None:
+    """See that a record has what its kind of fault takes.
+
+    Raises:
+        ValueError: it has not.
+    """
+    known = {field.name: field for field in fields(KINDS[kind])}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"faults: {kind}: has no setting {name!r}; allowed are {', '.join(known)}")
+        fits, allowed = _SETTINGS[name]
+        if not fits(value):
+            raise ValueError(f"faults: {kind}: {name}: got {value!r:.80}; {allowed} is allowed")
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in settings]
+    if missing:
+        raise ValueError(f"faults: {kind}: {missing[0]} is missing; it takes {', '.join(known)}")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _groups(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(g, list | tuple) and all(map(_whole, g)) for g in value)
+
+
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "at": (_number, "a number of seconds"),
+    "until": (_number, "a number of seconds"),
+    "peer": (_whole, "a whole number"),
+    "empty": (lambda value: isinstance(value, bool), "true or false"),
+    "factor": (_number, "a number"),
+    "groups": (_groups, "a list of lists of peers"),
+}
 
 
 def random_faults(

@@ -297,8 +297,21 @@ class Peer:
         return self._world.spawn(self, coroutine)
 
     def record(self, name: str, value: float) -> None:
-        """Add a number to the run's metrics, with this peer's id, round and time."""
-        self._world.record(self, name, float(value))
+        """Add a number to the run's metrics, with this peer's id, round and time.
+
+        Args:
+            name: of the metric.
+            value: a number, or a tensor that holds one.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            shown = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
+            raise ValueError(f"record: {name}: got {shown}; one number is allowed") from None
+        self._world.record(self, name, number)
 
     def rounds(self, count: int | None = None, *, catch_up: Callable[[dict[int, Any]], None] | None = None) -> Rounds:
         """`async for r in me.rounds(100)`: count rounds durably.

@@ -20,6 +20,7 @@ from shoal.learning.data import Data
 from shoal.learning.objective import Objective
 from shoal.learning.packing import Packer
 from shoal.learning.requests import GradientInputs, Trained, TrainInputs
+from shoal.learning.task import RESERVED
 from shoal.learning.trainer import Trainer
 from shoal.learning.training import PacedTraining, Training
 from shoal.optim import Rule
@@ -90,6 +91,19 @@ class Learner(Correspondent):
     def layout(self) -> Any:
         """Layout of the model's vector."""
         return self.trainer.layout
+
+    def record(self, name: str, value: float) -> None:
+        """As of `Peer`, under a name that the evaluation does not use.
+
+        Raises:
+            ValueError: the run measures something of that name itself.
+        """
+        taken = (*RESERVED, *self.trainer.task.metrics)
+        if name in taken:
+            raise ValueError(
+                f"record: {name!r} is taken by the run's own evaluation ({', '.join(taken)}); call it else"
+            )
+        super().record(name, value)
 
     # -- training --------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from shoal.learning.given import Supply
 from shoal.learning.keyed import KeyedRandomness
 from shoal.learning.objective import Net, Problem, apart, called, weighted
 from shoal.learning.requests import GradientInputs, Trained, TrainInputs
-from shoal.learning.task import Task
+from shoal.learning.task import Task, check_score
 from shoal.optim import Rule
 from shoal.tensors.layout import load_into
 from shoal.tensors.random import derive
@@ -262,5 +262,7 @@ class Evaluation(OneByOne):
                 with KeyedRandomness(torch.tensor(start)):
                     output = module(part.inputs)
                 for name, score in scores.items():
-                    totals[name] += float(score(output, part.targets).double().sum())
+                    values = score(output, part.targets)
+                    check_score(name, values, len(part))
+                    totals[name] += float(values.double().sum())
             job.result = {name: total / len(data) for name, total in totals.items()}

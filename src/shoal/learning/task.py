@@ -14,6 +14,9 @@ from shoal.optim.ttur import PlayersRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+RESERVED = ("loss", "consensus")
+"""What every run measures by these names, beside the task's metrics."""
+
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Per-sample cross entropy. output [B, C] with target [B], or output [B, T, C] with target [B, T] (mean over T)."""
@@ -43,6 +46,10 @@ class Task:
         loss: `loss(output, target) -> [B]`, one loss a sample.
         metrics: name -> `metric(output, target) -> [B]`; the first is the main one.
         players: of a game, what the names of either player's parameters begin with; None: it is none.
+
+    Raises:
+        ValueError: the model is a module instead of what makes one, the dataset is no `Dataset`, or a metric is called
+            "loss" or "consensus", under which every run records values of its own.
     """
 
     name: str
@@ -52,6 +59,21 @@ class Task:
     metrics: Mapping[str, Loss] = field(default_factory=lambda: {"accuracy": accuracy})
     players: tuple[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.model, nn.Module) or not callable(self.model):
+            raise ValueError(
+                f"model: got {_shown(self.model)}; a function that makes a fresh module, as in "
+                "`lambda: nn.Linear(4, 2)`, is allowed"
+            )
+        if not isinstance(self.dataset, Dataset):
+            raise ValueError(
+                f"dataset: got {_shown(self.dataset)}; a shoal.learning.data.Dataset is allowed; `from_torch` and "
+                "`from_hugging_face` make data of others"
+            )
+        for name in RESERVED:
+            if name in self.metrics:
+                raise ValueError(f"metrics: got one called {name!r}; every run records a {name} of its own")
+
     def initial(self, seed: int) -> nn.Module:
         """A module initialised under `seed`; torch's global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
@@ -59,7 +81,7 @@ class Task:
             return self.model()
 
     def check(self, model: nn.Module) -> None:
-        """See that model, data and loss fit, by the losses of two samples.
+        """See that model, data, loss and metrics fit, by the scores of two samples.
 
         Args:
             model: on the data's device.
@@ -69,16 +91,44 @@ class Task:
         """
         some = self.dataset.train[:2]
         try:
-            with torch.no_grad():
-                losses = self.loss(model.eval()(some.inputs), some.targets)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                output = model.eval()(some.inputs)
+                losses = self.loss(output, some.targets)
         except Exception as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-            raise ValueError(f"task: {self.name}: model, data and loss do not fit: {why}") from error
+            raise ValueError(f"task: {self.name}: model, data and loss do not fit: {_reason(error)}") from error
         if losses.shape != (len(some),):
             raise ValueError(
                 f"loss: got a result of shape {tuple(losses.shape)} for {len(some)} samples; one loss a sample "
                 '(reduction="none") is needed'
             )
+        for name, metric in self.metrics.items():
+            try:
+                with torch.no_grad():
+                    values = metric(output, some.targets)
+            except Exception as error:
+                raise ValueError(f"metrics: {name} does not fit the model's output: {_reason(error)}") from error
+            check_score(name, values, len(some))
+
+
+def check_score(name: str, values: object, samples: int) -> None:
+    """See that a metric gave one value a sample: sums of anything else would be no means.
+
+    Raises:
+        ValueError: it did not.
+    """
+    shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if shape != (samples,):
+        raise ValueError(
+            f"metrics: {name}: got a result of shape {shape} for {samples} samples; one value a sample is needed"
+        )
+
+
+def _shown(value: object) -> str:
+    return " ".join(repr(value).split())[:80]
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def check_players(task: Task, optimizer: object) -> None:

@@ -126,6 +126,10 @@ def _topology(run: RunFolder, metric: Metric | None) -> Picture | None:
         return None
     graph = _graph(topology)
     caption = _in_words(graph, topology.spectral_gap)
+    if topology.period > 1:
+        caption = (
+            f"Round 0, with the spectral gap per round; links change, with a period of {topology.period:,}. {caption}"
+        )
     degrees = _degrees(graph)
     if graph.peers > _DRAWN_PEERS or len(graph.edges) > _DRAWN_EDGES:
         caption = f"Too large to draw. {caption}"

@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,12 +62,17 @@ class Shards(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """Who talked to whom: edges [from, to] or [from, to, weight] between peers 0 .. peers - 1."""
+    """Who talked to whom: edges [from, to] or [from, to, weight] between peers 0 .. peers - 1.
+
+    Where that changes from round to round, the edges are those of the first one, the spectral gap is per round over a
+    period, and `period` is how many rounds that is.
+    """
 
     peers: int
     edges: list[Annotated[list[float], msgspec.Meta(min_length=2, max_length=3)]]
     directed: bool = False
     spectral_gap: float | None = None
+    period: int = 1
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -123,6 +128,12 @@ def words(runs: Iterable["RunFolder"]) -> Words:
         time="time" if any(each.on for each in facts) else "virtual time",
         sent=sent.get(frozenset(alone), "sent"),
     )
+
+
+def tasks(runs: Iterable["RunFolder"]) -> list[str]:
+    """The tasks that the runs say to be of, each once. Scores on different ones are not to be compared."""
+    named = (run.facts.config.get("task") for run in runs)
+    return list(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
 @dataclass(frozen=True)
@@ -257,18 +268,37 @@ def read_metrics(path: Path) -> Metrics:
     return Metrics(*(np.asarray(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
-def discover(paths: Iterable[str | Path]) -> list[RunFolder]:
+def discover(paths: Iterable[str | Path], broken: Callable[[NotARun], None] | None = None) -> list[RunFolder]:
     """The runs at `paths`, each once: a run folder is itself, any other folder stands for all runs below it.
 
-    Runs below one folder come in natural order (`run-2` before `run-10`). Raises NotARun for a path that does
-    not exist or holds no run.
+    Runs below one folder come in natural order (`run-2` before `run-10`).
+
+    Args:
+        paths: folders of runs.
+        broken: called for each run below a folder that cannot be read, which is left out; without it, the first one
+            is raised.
+
+    Raises:
+        NotARun: a path does not exist, holds no run that can be read, or is itself one that cannot.
     """
     found: dict[Path, RunFolder] = {}
     for path in map(Path, paths):
         folder = path.parent if path.name == "run.json" else path
-        folders = [folder] if (folder / "run.json").is_file() else _runs_below(folder)
-        for each in folders:
-            found.setdefault(each.resolve(), RunFolder(each))
+        if (folder / "run.json").is_file():
+            found.setdefault(folder.resolve(), RunFolder(folder))
+            continue
+        readable, last = 0, None
+        for each in _runs_below(folder):
+            try:
+                found.setdefault(each.resolve(), RunFolder(each))
+                readable += 1
+            except NotARun as error:
+                if broken is None:
+                    raise
+                broken(error)
+                last = error
+        if last is not None and not readable:
+            raise last
     return list(found.values())
 
 

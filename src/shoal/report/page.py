@@ -15,7 +15,7 @@ from shoal.files import atomically
 from shoal.report import figures
 from shoal.report.details import Detail, Picture, details
 from shoal.report.figures import Pen, Trace
-from shoal.report.folder import RunFolder, words
+from shoal.report.folder import RunFolder, tasks, words
 from shoal.report.series import Axis, Metric, cost, curve, final_stats, final_values, main_metric, target
 from shoal.report.table import Row, compare, headings
 from shoal.report.tradeoff import tradeoff
@@ -95,6 +95,7 @@ def write_report(runs: Sequence[RunFolder], out: str | Path) -> Path:
 def _content(runs: list[RunFolder]) -> dict[str, Any]:
     metric = main_metric(runs)
     rows = compare(runs, metric)
+    comparable = len(tasks(runs)) < 2
     pens = [Pen.of(index) for index in range(len(runs))]
     others = [Metric(name) for name in _metric_names(runs) if metric is None or name != metric.name]
     return {
@@ -110,8 +111,8 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
         "others": [_panel(runs, rows, pens, other) for other in others[:_OTHER_METRICS]],
         "notes": _notes(runs, rows, metric),
         "spread": _spread(runs, pens, metric),
-        "race": _race(runs, rows, metric),
-        "tradeoff": tradeoff(runs, rows, pens, metric),
+        "race": _race(runs, rows, metric) if comparable else None,
+        "tradeoff": tradeoff(runs, rows, pens, metric) if comparable else None,
         "differences": _differences(runs, rows),
         "details": _details(runs, rows, metric),
         "version": runs[0].facts.shoal,
@@ -135,6 +136,8 @@ def _verdict(runs: Sequence[RunFolder], rows: Sequence[Row], metric: Metric | No
             f"{row.protocol} on {row.peers} {models}: final {metric.label} {row.final} "
             f"after {row.rounds} rounds, {row.time} of {words(runs).time} and {row.bytes_total} sent."
         )
+    if len(several := tasks(runs)) > 1:
+        return f"Runs on different tasks ({', '.join(several)}), whose scores are not to be compared."
     means = {row.run: final_stats(run, metric).mean for run, row in zip(runs, rows, strict=True) if row.whole}
     finite = {name: mean for name, mean in means.items() if mean is not None and np.isfinite(mean)}
     if not finite:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shoal.report.folder import RunFolder, labels, words
-from shoal.report.series import Metric, final_stats, main_metric
+from shoal.report.series import Metric, final_stats, final_values, main_metric
 from shoal.report.units import MISSING, human_bytes, human_time
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def compare(runs: Sequence[RunFolder], metric: Metric | None = None) -> list[Row
     """The comparison's rows, one per run in the order given.
 
     `metric` is by default the one that `main_metric` chooses for all runs together. "final" is mean ±
-    standard deviation over peers, "extremes" the lowest to the highest peer; a dash stands for what a run did
-    not measure.
+    standard deviation over peers, "extremes" the lowest to the highest peer; neither is known where one of several
+    peers was evaluated. A dash stands for what a run did not measure.
     """
     metric = metric or main_metric(runs)
     return [_row(run, label, metric) for run, label in zip(runs, labels(runs), strict=True)]
@@ -64,9 +64,9 @@ def _row(run: RunFolder, label: str, metric: Metric | None) -> Row:
     final = extremes = MISSING
     if metric is not None:
         stats = final_stats(run, metric)
-        several = facts.peers > 1 and facts.peer is None
+        several = facts.peers > 1 and facts.peer is None and len(final_values(run.metrics, metric.name)) != 1
         final = metric.mean_and_spread(stats.mean, stats.std if several else None)
-        if stats.min is not None and stats.max is not None and facts.peer is None:
+        if stats.min is not None and stats.max is not None and (several or facts.peers == 1) and facts.peer is None:
             extremes = f"{metric.number(stats.min)} .. {metric.number(stats.max)}{metric.unit}"
     return Row(
         run="".join(letter if letter.isprintable() else "\ufffd" for letter in label),

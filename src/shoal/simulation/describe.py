@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from shoal.learning import Shard
+from shoal.learning import Shard, Task
 from shoal.learning.data import Dataset, label_counts
 from shoal.topology import Topology, spectral_gap
 
 MANY = 512  # peers, from which on pictures of them say nothing, and take long
+QUICK = 2**15  # peers times rounds of a period, whose spectral gap is known within a second or two
 
 
 def describe_shards(dataset: Dataset, shards: Sequence[Shard | None]) -> list[list[int]]:
@@ -26,20 +27,28 @@ def describe_shards(dataset: Dataset, shards: Sequence[Shard | None]) -> list[li
 
 
 def describe_topology(topology: Topology) -> dict[str, Any]:
-    """Name, size, edges of round 0, whether they go one way, and spectral gap; with very many peers no edges."""
+    """Name, size, period, edges of round 0, whether they go one way, and spectral gap; with very many peers no edges.
+
+    The gap of a topology that changes is per round, over a period; of a very long one it is left out.
+    """
     small = topology.n <= MANY
     edges = topology.edges() if small else []
+    weights = topology if topology.rounds > 1 else topology.matrix()
+    quick = small and topology.rounds * topology.n <= QUICK
     return {
         "name": topology.name,
         "peers": topology.n,
         "edges": [[int(a), int(b)] for a, b in edges],
         "directed": any(a not in topology.neighbours(b) for a, b in edges),
-        "spectral_gap": float(spectral_gap(topology.matrix())) if small and topology.n > 1 else None,
+        "spectral_gap": float(spectral_gap(weights)) if quick and topology.n > 1 else None,
+        "period": topology.rounds,
     }
 
 
 def describe_object(value: Any) -> str:
     """An object in a word or two, without its address in memory, which changes from process to process."""
+    if isinstance(value, Task | Topology):
+        return value.name
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{value.__module__}.{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ class Parts:
         s, named = self.settings, "task" not in self.objects
         if s.model is not None and not named:
             raise ValueError(f"model: got {s.model!r}; a task that is an object brings its own")
+        if not named:
+            self._check_task()
         optimizer = self._optimizer()
         try:
             return Trainer(
@@ -102,6 +105,14 @@ class Parts:
             if not named or s.model is None:
                 raise
             raise ValueError(f"model: {s.model} cannot be built: {first_line(error)}") from error
+
+    def _check_task(self) -> None:
+        """See that a task of the user's own can be learned."""
+        model = self.task.initial(0)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(f"model: {type(model).__name__} has no parameters to train")
+        if self.task.players is None:
+            self.task.check(model.to(self.task.dataset.train.inputs.device))
 
     def _optimizer(self) -> Any:
         s = self.settings
@@ -203,7 +214,8 @@ class Parts:
             if from_file:  # says who is linked, not how many are there
                 read: Topology = build("topology", s.topology, n=self.holders)
                 return read
-            made: Topology = build("topology", s.topology, self.holders, seed=s.seed)
+            anyhow = {"connected": False} if s.disconnected and _may_fall_apart(s.topology) else {}
+            made: Topology = build("topology", s.topology, self.holders, seed=s.seed, **anyhow)
             return made
         except OSError as error:
             raise ValueError(f"topology: cannot read {error.filename}: {error.strerror}") from None
@@ -263,6 +275,11 @@ class Parts:
         own = key(self.settings.seed, "byzantine")
         order = sorted(range(self.holders), key=lambda i: (hash01(own, i), i))
         return Adversary(frozenset(order[:count]), attack)
+
+
+def _may_fall_apart(topology: str) -> bool:
+    """Whether what draws the named topology looks for a connected one unless told otherwise."""
+    return "connected" in inspect.signature(names.parse("topology", topology).entry.load()).parameters
 
 
 def _device(name: str) -> torch.device:

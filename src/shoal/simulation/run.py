@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.engine.simulated import Metric
-from shoal.files import atomically
+from shoal.files import atomically, write_tensors
 from shoal.names import suggestion
 from shoal.text import shown
 
@@ -69,7 +69,7 @@ class Run:
             peer: one peer's curve instead of the mean over peers; -1 is the mean model.
 
         Raises:
-            ValueError: a metric or an abscissa that the run does not have.
+            ValueError: a metric, an abscissa or a peer's curve that the run does not have.
         """
         columns = {"time": 0, "round": 1, "bytes": 2}
         if against not in columns:
@@ -78,6 +78,9 @@ class Run:
         known = dict.fromkeys(row[4] for row in self.metrics)
         if known and metric not in known:
             raise ValueError(f"metric: {metric!r} was not measured{suggestion(metric, known)}")
+        measured = {row[3] for row in self.metrics if row[4] == metric}
+        if measured and peer is not None and peer not in measured:
+            raise ValueError(f"peer: got {peer!r}; the {metric} of {_ids(measured)} was measured")
         groups: dict[int, list[Metric]] = {}
         for row in self.metrics:
             if row[4] == metric and (row[3] == peer if peer is not None else row[3] >= 0):
@@ -96,8 +99,10 @@ class Run:
         with atomically(self.folder / "metrics.csv") as path:
             path.write_text(self.metrics_csv(), encoding="utf-8")
         if self.models:
-            with atomically(self.folder / "model.safetensors") as path:
-                self._write_models(path)
+            vectors = {f"peer/{id}/model": vector.detach().cpu() for id, vector in self.models.items()}
+            write_tensors(
+                self.folder / "model.safetensors", {name: v.contiguous().clone() for name, v in vectors.items()}
+            )
         self._save_log(self.folder / "log.jsonl")
         if self.trace is not None:
             with atomically(self.folder / "trace.jsonl") as path:
@@ -109,12 +114,6 @@ class Run:
         with atomically(target) as path:
             _write_lines(path, self.events)
 
-    def _write_models(self, path: Path) -> None:
-        from safetensors.torch import save_file
-
-        shared = {f"peer/{id}/model": vector.detach().cpu().contiguous().clone() for id, vector in self.models.items()}
-        save_file(shared, path)
-
     def metrics_csv(self) -> str:
         """The metrics as metrics.csv has them."""
         stream = io.StringIO()
@@ -123,6 +122,12 @@ class Run:
         for time, r, sent, peer, name, value in self.metrics:
             writer.writerow((repr(time), r, sent, peer, name, repr(value)))
         return stream.getvalue()
+
+
+def _ids(peers: set[int]) -> str:
+    """Peers in a few words."""
+    some = [str(peer) for peer in sorted(peers)[:12]]
+    return f"{', '.join(some)}{', ...' if len(peers) > len(some) else ''}"
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -36,8 +36,8 @@ class Settings(BaseModel):
         attack: what Byzantine peers send.
         optimizer: local optimizer, e.g. `sgd:lr=0.1,momentum=0.9`.
         lr: learning rate, instead of the optimizer's.
-        codec: how what is sent is encoded, e.g. `ef+topk:0.01`; default: not at all. For protocols that pack what they
-            send.
+        codec: how what is sent is encoded, e.g. `ef+topk:0.01`; None or "none": not at all. For protocols that
+            pack what they send.
         batch: samples a step; 0 for the whole shard.
         rounds: number of rounds.
         until: stop at this virtual time, in seconds.
@@ -93,6 +93,12 @@ class Settings(BaseModel):
         if isinstance(value, bool):
             raise ValueError("not a number")
         return value
+
+    @field_validator("codec", mode="before")
+    @classmethod
+    def _none_is_no_codec(cls, value: Any) -> Any:
+        """`none`, as on the command line or in TOML, which has no null."""
+        return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
     @field_validator("relays", mode="before")
     @classmethod
