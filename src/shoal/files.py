@@ -1,7 +1,10 @@
 """Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
+from __future__ import annotations
+
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,21 +49,44 @@ def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
         os.fsync(file.fileno())
 
 
-def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all, that whoever may read other new files may read, too.
 
     Args:
         path: of the file; missing parent folders are made.
-        tensors: by name; contiguous, and none shares memory with another.
-        metadata: text by name.
+        tensors: on the CPU, contiguous, none sharing memory with another.
+        about: the file's metadata.
+
+    Raises:
+        OSError: it cannot be written, and why.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomically(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(dict(tensors), temporary, metadata)
-        temporary.chmod(mode)  # safetensors gives it to the owner alone
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(dict(tensors), temporary, metadata=None if about is None else dict(about))
+            temporary.chmod(mode)  # safetensors gives it to the owner alone
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+        except SafetensorError as error:
+            known = re.search(r"\(os error (\d+)\)", str(error))
+            if known is None:
+                raise
+            raise OSError(int(known[1]), os.strerror(int(known[1])), str(path)) from None
+
+
+def check_file(path: Path) -> None:
+    """See whether a file can be written, in a folder that may have to be made first; nothing is left behind.
+
+    Raises:
+        OSError: it cannot, and why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_folder(path.absolute().parent)
 
 
 def check_folder(folder: Path) -> None:

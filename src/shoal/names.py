@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.codecs import CODEC_WRAPPERS, CODECS
-from shoal.entry import Around, Entry, Table, Wrapped
-from shoal.optimizers import OPTIMIZERS
+from shoal.entry import Around, Entry, Table, Wrapped, Wrapping
+from shoal.optimizers import AROUND_MODELS, OPTIMIZERS
 from shoal.optimizers import WRAPPERS as OPTIMIZER_WRAPPERS
 
 __all__ = ["KINDS", "WRAPPERS", "Entry", "Spec", "Table", "call", "find", "literal", "parse", "suggestion"]
@@ -200,6 +200,8 @@ KINDS: Mapping[str, Table] = {
 WRAPPERS: Mapping[str, Table] = {"optimizer": OPTIMIZER_WRAPPERS, "codec": CODEC_WRAPPERS}
 """What goes around others of its kind, as in `ef+topk`."""
 EXAMPLES = {"optimizer": "adamw", "codec": "bf16"}
+IN_PYTHON: Mapping[str, Mapping[str, Wrapping]] = {"optimizer": AROUND_MODELS}
+"""What is no name for a command, since it needs more than words."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,11 @@ def find(kind: str, given: str, table: Table | None = None) -> tuple[str, Entry]
         ValueError: the name is unknown; the closest is suggested.
     """
     around = WRAPPERS.get(kind, {})
+    if table is None:
+        for part in given.split("+"):
+            if found := _look_up(part, IN_PYTHON.get(kind, {})):
+                needs = IN_PYTHON[kind][found].needs
+                raise ValueError(f"{kind}: {part!r} needs {needs}: `shoal optim show {found}` explains it")
     if around and "+" in given:
         return _wrapped(kind, given)
     known = KINDS[kind] if table is None else table

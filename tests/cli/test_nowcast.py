@@ -35,6 +35,15 @@ def test_a_nowcaster_is_made_from_recorded_runs_and_says_how(shoal: Any) -> None
     assert not Path("d.safetensors").exists()
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_trained(shoal: Any) -> None:
+    Path("file").write_text("")
+    Path("folder").mkdir()
+    shoal("nowcast", "record", "runs", "--runs", 1, "--steps", 240, "--batch", 8, "--families", "digits-cnn")
+    for out, why in (("file/n", "Not a directory"), ("folder", "Is a directory")):
+        assert shoal("nowcast", "train", "runs", "--out", out).complaint == f"out: cannot write {out}: {why}"
+    assert shoal("nowcast", "record", "file").complaint == "out: cannot write file: Not a directory"
+
+
 def test_the_package_s_own_is_told_without_a_file(shoal: Any) -> None:
     told = json.loads(shoal("nowcast", "about").out)
     assert told["network"] == "graph"
@@ -43,6 +52,8 @@ def test_the_package_s_own_is_told_without_a_file(shoal: Any) -> None:
 def test_what_cannot_be_is_said_in_a_line(shoal: Any) -> None:
     assert shoal("nowcast", "train", "none").complaint.startswith("folder: there is no recorded run in none")
     assert shoal("nowcast", "about", "none").complaint == "path: there is no file none"
+    Path("folder").mkdir()
+    assert shoal("nowcast", "about", "folder").complaint == "path: there is no file folder"
     assert shoal("nowcast", "record", "--steps", 4).complaint.startswith("every: got 5; at most the 4 steps of a run")
     assert shoal("nowcast", "record", "--families", "x").complaint.startswith("families: got x; allowed are digits-mlp")
     assert shoal("run", "gossip", "--optimizer", "nino+adam").complaint.startswith(

@@ -120,6 +120,13 @@ def test_show_explains_what_goes_around_with_its_arguments_needs_and_paper(shoal
                 assert repr(parameter.default) in lines[argument]
 
 
+def test_show_keeps_names_of_arguments_whole_at_80_columns(shoal) -> None:
+    lines = shoal("optim", "show", "shampoo").out.splitlines()
+    table = lines[lines.index("arguments") :]
+    assert {line.split()[0] for line in table if line[:1].isalnum()} > {"precondition_frequency", "max_precond_dim"}
+    assert max(map(len, table[: table.index("")])) <= 80
+
+
 def test_show_says_why_a_wrapper_stands_before_no_name(shoal) -> None:
     out = " ".join(shoal("optim", "show", "nino").out.split())
     assert re.search(r"not in names, as in nino\+sgd: .* forecasts whole models", out)
@@ -211,8 +218,8 @@ NEVER = [
     (["adamw", "--schedule", "cos"], "schedule: got 'cos'; did you mean 'cosine'?"),
     (["adamw", "--warmup", 1.5], "warmup: got 1.5; a share in [0, 1) is allowed"),
     (["adamw", "--seeds", 0], "seeds: got 0; 1 to 1000 is allowed"),
-    (["adamw", "--steps", 0], "steps: got 0; at least 1 is allowed"),
-    (["adamw", "--batch", -1], "batch: got -1; at least 1 is allowed"),
+    (["adamw", "--steps", 0], "steps: got 0; a whole number >= 1 is allowed"),
+    (["adamw", "--batch", -1], "batch: got -1; a whole number >= 1 is allowed"),
     (["adamw", "--metric", "acc"], "metric: got 'acc'; allowed are loss, accuracy"),
     (["adamw", "--device", "tpu"], "device: got 'tpu'; cpu, or a device of this machine, is allowed"),
     (["adamw", "--validation", 2], "validation: got 2.0; a share in (0, 1)"),

@@ -40,3 +40,13 @@ def broken():
 
 def nothing():
     return 3
+
+
+class Named(nn.Linear):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+def dictionary():
+    _, data, loss = fine()
+    return Named(3, 1), data, lambda output, target: loss(output["logits"], target)

@@ -15,7 +15,7 @@ from shoal.diagnosis import MEASURES, Interrupted, diagnose
 from shoal.diagnosis.subject import own
 from shoal.instruments import Surface, sharpness
 from shoal.instruments_by_name import INSTRUMENTS
-from shoal.optim import SGD
+from shoal.optim import SGD, AdamW
 from shoal.report.diagnosis import summary
 from shoal.simulation.tasks import digits, quadratic
 from shoal.tensors.random import integers, key
@@ -215,10 +215,18 @@ def test_an_interruption_leaves_what_was_found_until_then(tmp_path) -> None:
         ("game", {}, "task: got 'game'"),
         ("digits", {"only": ["nois"]}, "only: 'nois' is unknown; did you mean 'noise'"),
         ("digits", {"only": []}, "only: got none; allowed are sharpness"),
-        ("digits", {"steps": 1}, "steps: got 1; at least 2 is allowed"),
-        ("digits", {"samples": 2}, "samples: got 2; at least 8"),
+        ("digits", {"steps": 1}, "steps: got 1; a whole number >= 2 is allowed"),
+        ("digits", {"steps": "9"}, "steps: got '9'; a whole number >= 2 is allowed"),
+        ("digits", {"only": "noise"}, "only: got 'noise'; a list of names is allowed"),
+        (
+            "digits",
+            {"optimizer": AdamW},
+            "optimizer: got <class 'shoal.optim.adamw.AdamW'>; a name or a Rule, as of Ad",
+        ),
+        ("digits", {"lr": "0.1"}, "lr: got '0.1'; a finite number > 0 is allowed"),
+        ("digits", {"samples": 2}, "samples: got 2; a whole number >= 8"),
         ("digits", {"optimizer": "adma"}, "optimizer: 'adma' is unknown"),
-        ("digits", {"lr": -1.0}, "lr: got -1.0; a finite number above 0"),
+        ("digits", {"lr": -1.0}, "lr: got -1.0; a finite number > 0"),
         ("digits", {"model": "mpl"}, "model: 'mpl' is unknown"),
         ("digits", {"device": "tpu"}, "device: got 'tpu'"),
         ("digits", {"optimizer": "badam"}, "optimizer: badam"),
@@ -229,6 +237,11 @@ def test_an_interruption_leaves_what_was_found_until_then(tmp_path) -> None:
         (f"{HERE}:missing", {}, "task: cannot import tests.diagnosis.own:missing: AttributeError"),
         ("no.such.module:f", {}, "task: cannot import no.such.module:f: ModuleNotFoundError"),
         (f"{HERE}:broken", {}, "task: tests.diagnosis.own:broken raised RuntimeError: no luck today"),
+        (
+            f"{HERE}:dictionary",
+            {},
+            "task: tests.diagnosis.own:dictionary: the model puts out dict; one tensor is allowed",
+        ),
         (f"{HERE}:nothing", {}, "returned 3; a Task, or a triple"),
         (f"{HERE}:scalar_loss", {}, r"loss: got a result of shape \(\) for 2 samples"),
         (f"{HERE}:wrong_shapes", {}, "model, data and loss do not fit: RuntimeError"),

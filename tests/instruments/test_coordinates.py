@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.instruments.coordinates import Coordinate, CoordinateCheck, coordinate_check
-from shoal.optim import Lion, mup
+from shoal.optim import Lion, MoMo, mup
 
 
 class Sum(nn.Module):
@@ -87,8 +87,11 @@ def test_means_are_over_seeds_and_models_depend_on_them_alone() -> None:
     [
         ({"widths": [4]}, r"widths: got \[4\]"),
         ({"widths": [4, 4]}, "widths: got"),
+        ({"widths": ["4", "8"]}, r"widths: got \['4', '8'\]; two or more"),
+        ({"widths": 4}, "widths: got 4; two or more"),
         ({"steps": 0}, "steps: got 0"),
-        ({"seeds": ()}, "seeds: got none"),
+        ({"steps": "2"}, "steps: got '2'; a whole number >= 1"),
+        ({"seeds": ()}, r"seeds: got \(\); a list of one or more"),
         ({"layers": ["x"]}, "layers: got 'x'"),
     ],
 )
@@ -101,3 +104,8 @@ def test_an_unknown_layer_is_named() -> None:
     found = check(Sum, sgd)
     with pytest.raises(ValueError, match="layer, step: got 'x', 3; linear"):
         found.moved("x")
+
+
+def test_optimizers_that_need_the_loss_are_told_it() -> None:
+    found = check(Sum, lambda model: MoMo(model.parameters(), lb=-9.0))
+    assert all(moved > 0.0 for layer in found.layers for moved in found.moved(layer))

@@ -481,17 +481,34 @@ SHORT = Contender(SGD, rates=[0.1])
         (None, {"trials": 2, "extend": True}, r"extend: got a random search"),
         (None, {"validation": 0.0}, r"validation: got 0.0; a share in \(0, 1\)"),
         (None, {"metric": "acuracy"}, r"metric: got 'acuracy'; allowed are loss, accuracy"),
-        (None, {"steps": 0}, r"steps: got 0; at least 1"),
+        (None, {"steps": 0}, r"steps: got 0; a whole number >= 1 is allowed"),
+        (None, {"steps": "3"}, r"steps: got '3'; a whole number >= 1 is allowed"),
+        (None, {"rates": "1e-3"}, r"rates: got '1e-3'; a list of rates, or a Span, is allowed"),
+        (None, {"rates": 1e-3}, r"rates: got 0.001; a list of rates, or a Span, is allowed"),
+        (None, {"seeds": 3}, r"seeds: got 3; a list of whole numbers is allowed"),
+        ([AdamW], {}, r"contenders: got \[<class .*; optimizers by name, as in \{'AdamW': AdamW\}, is allowed"),
         (None, {"workers": -1}, r"workers: got -1"),
         ({"f": lambda lr: 3}, {}, r"make: .* gave 3; a Rule is needed"),
         ({"f": lambda params, lr: 3}, {}, r"make: .* gave 3; a torch.optim.Optimizer is needed"),
         ({"f": Contender(AdamW, {"wd": 1})}, {}, r"AdamW: .*'wd'"),
         ({"f": 3}, {}, r"make: got 3"),
+        (None, {"schedule": "cosine"}, r"schedule: got 'cosine'; a function from the peak rate to a schedule"),
+        (None, {"schedule": lambda peak: 0.1}, r"schedule: .* gave 0.1; a function from the peak rate to a schedule"),
     ],
 )
 def test_what_cannot_be_is_refused(contenders: Any, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         refused(contenders, **changed)
+
+
+def test_one_value_to_search_is_a_list_of_it() -> None:
+    with pytest.raises(ValueError, match=r"search: got momentum = 0.5; a list of values, or a Span, is allowed"):
+        Contender(SGD, search={"momentum": 0.5})  # type: ignore[dict-item]
+
+
+def test_the_name_of_a_task_is_none() -> None:
+    with pytest.raises(ValueError, match="task: got 'digits'; a Task, such as "):
+        compare({"a": AdamW}, "digits", **GRID)  # type: ignore[arg-type]
 
 
 def test_a_setting_cannot_be_both_fixed_and_searched() -> None:

@@ -111,7 +111,7 @@ def given(names: Iterable[str], gradients: Sequence[Tensor | None]) -> dict[str,
         "inputs": lambda g: g.abs().mean(0) if g.dim() > 1 else g.abs(),
         "outputs": lambda g: g.abs().flatten(1).mean(1) if g.dim() > 1 else g.abs(),
     }
-    known = [None if g is None or g.layout is not torch.strided else g.detach() for g in gradients]
+    known = [g.detach() if g is not None and g.layout is torch.strided and g.numel() else None for g in gradients]
     return {name: [None if g is None else forms[name](g) for g in known] for name in names}
 
 

@@ -116,15 +116,23 @@ def test_parameters_of_other_modules_have_momentum_alone() -> None:
             return self.head(self.attention(e, e, e)[0])  # type: ignore[no-any-return]
 
     model = filled(Attentive())
-    assert model.attention.out_proj in layers(model)  # a linear layer by its class, which nobody calls
+    assert layers(model) == [model.head]  # the output projection is one by its class, but nobody calls it
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = AdaFisher(model, lr=0.1)
+    with pytest.warns(UserWarning, match=r"^AdaFisher: attention: the projections of nn\.MultiheadAttention pass thr"):
+        optimizer = AdaFisher(model, lr=0.1)
     model(torch.arange(6).view(2, 3)).square().sum().backward()
     optimizer.step()
     for name, p in model.named_parameters():
         assert p.grad is not None
         plain = before[name] - 0.1 * p.grad
         assert torch.allclose(p.detach(), plain, rtol=1e-12, atol=1e-14) is not name.startswith("head")
+
+
+def test_a_model_of_nothing_but_torchs_attention_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"give no factors \(nothing passes through those of nn.MultiheadAttention\); "
+    ):
+        AdaFisher(nn.MultiheadAttention(4, 2))
 
 
 # -- factors ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from shoal.optim import DoG, LDoG, polynomial_average
+from shoal.optim import DoG, LDoG, Param, polynomial_average
 from tests.optim.agreement import assert_as_torch
 from tests.optim.following import NETWORK_SHAPES, follow, missing, network, quadratic
 from tests.optim.stacking import assert_stacks
@@ -146,3 +146,58 @@ def test_torchs_container_averages_weights_and_statistics() -> None:
 def test_a_negative_decay_of_the_mean_is_refused() -> None:
     with pytest.raises(ValueError, match="gamma: got -1"):
         polynomial_average(-1)
+
+
+@pytest.mark.parametrize("cls", [DoG, LDoG])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_goes_the_way_of_float32_rounded(cls: type[DoG] | type[LDoG], dtype: torch.dtype) -> None:
+    """The first steps, 1e-6 of the weights, are below what these can tell; the other parameter is float32."""
+    random = torch.Generator().manual_seed(0)
+    start, other = torch.randn(6, 5, generator=random).to(dtype), torch.randn(4, generator=random)
+    low, wide = nn.Parameter(start.clone()), nn.Parameter(start.float())
+    beside = [nn.Parameter(other.clone()) for _ in range(2)]
+    rounded, exact = cls([beside[0], low]), cls([beside[1], wide])
+    for step in range(200):
+        g = (1.0 + 0.1 * torch.randn(start.shape, generator=random)).to(dtype)
+        low.grad, wide.grad = g, g.float()
+        for p in beside:
+            p.grad = p.detach().clone()
+        rounded.step()
+        exact.step()
+        assert torch.equal(low, wide.to(dtype))
+        assert torch.equal(*beside)
+        if step == 0:
+            assert torch.equal(low, start)
+    assert not torch.equal(low, start)
+
+
+def test_weights_of_low_precision_that_are_set_from_outside_count() -> None:
+    p = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = DoG([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = optimizer.state[p]["wide"].clone()
+    with torch.no_grad():
+        p[0] = 5.0
+    optimizer.step()
+    after = optimizer.state[p]["wide"]
+    assert (before < 1.0).all()
+    torch.testing.assert_close(5.0 - after[0], before[1] - after[1])
+
+
+def test_stacked_peers_of_low_precision_have_wide_copies() -> None:
+    rule, param = DoG.rule(), Param("p", (3, 4), torch.bfloat16)
+    start = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    stacked, alone = start.clone(), [nn.Parameter(row.clone()) for row in start]
+    memories = [rule.memory({"p": row}) for row in start]
+    memory = {name: torch.stack([m[name] for m in memories]) for name in memories[0]}
+    optimizers = [DoG([p]) for p in alone]
+    rates = torch.ones(2, dtype=torch.float64)
+    for step in range(100):
+        t = torch.full((2,), step + 1.0, dtype=torch.float64)
+        rule.step([param], [stacked], [torch.ones_like(start)], rule.views(memory, [param]), t, rates)
+        for p, optimizer in zip(alone, optimizers, strict=True):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+    assert not torch.equal(stacked, start)
+    assert torch.equal(stacked, torch.stack([p.detach() for p in alone]))

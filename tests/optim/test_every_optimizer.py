@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.profiler import ProfilerActivity, profile
 
+from shoal.optim import Shampoo
 from shoal.optim.core import Optimizer, Param, Rule, stepping
 from shoal.optim.core.arguments import SHARED
 from shoal.optim.core.recording import source
@@ -46,6 +47,7 @@ PLAIN = [case for case in ALL if case.wrap is None]
 IN_BACKWARD = {"LOMO", "AdaLomo"}  # step in the backward pass, and keep no gradients
 BLOCK_WISE = {"BAdam"}  # moves one block at a time
 WITHOUT_RULE = {"BAdam"}
+WITH_WIDE_COPIES = {"BAdam", "DoG", "LDoG"}  # of parameters of low precision
 TURNING = {"Rotated(SGD)", "Rotated(AdamW)"}  # hold the model a second time while they step
 FREE_TEXT = {("BAdam", "block")}
 ELEMENT_WISE = [case for case in ALL if case.granularity == "element"]
@@ -374,7 +376,7 @@ def test_low_precision_follows_float32(case: Case, dtype: torch.dtype) -> None:
         first.step()
         second.step()
     ours, theirs = (tensors_of(o.state_dict()["state"]) for o in (first, second))
-    if case.name not in BLOCK_WISE:
+    if case.name not in WITH_WIDE_COPIES:
         assert [t.dtype for t in ours] == [t.dtype for t in theirs]
     moved = sum(float((wide[n] - start[n].float()).square().sum()) for n in wide) ** 0.5
     apart = sum(float((wide[n].to(dtype).float() - low[n].float()).square().sum()) for n in wide) ** 0.5
@@ -393,6 +395,27 @@ def network() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+@every
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)], ids=str)
+def test_a_parameter_without_entries_changes_nothing(case: Case, shape: tuple[int, ...]) -> None:
+    plain, beside = parameters(), {**parameters(), "empty": nn.Parameter(torch.zeros(shape))}
+    run(case, plain)
+    run(case, beside)
+    assert same(plain, {name: p for name, p in beside.items() if name != "empty"})
+    alone = {"empty": nn.Parameter(torch.zeros(shape))}
+    advance(case(alone.items()), alone, range(2))
+
+
+def test_a_rule_leaves_parameters_without_entries() -> None:
+    rule, params = Shampoo.rule(lr=0.1), [Param("empty", (0, 5)), Param("w", (2, 2))]
+    tensors = [torch.ones(3, *param.shape) for param in params]
+    memory = rule.memory({param.name: x[0] for param, x in zip(params, tensors, strict=True)})
+    stacked = rule.views({name: x.expand(3, -1).clone() for name, x in memory.items()}, params)
+    times, rates = torch.ones(3, dtype=torch.float64), torch.full((3,), 0.1, dtype=torch.float64)
+    rule.step(params, tensors, [torch.ones_like(x) for x in tensors], stacked, times, rates)
+    assert (tensors[1] < 1.0).all()
 
 
 @of(ALL, without=IN_BACKWARD)
@@ -554,6 +577,10 @@ def memory(optimizer: torch.optim.Optimizer, steps: int) -> tuple[int, int]:
     """(Bytes that are left, bytes that were there at most) of what steps allocate."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(steps):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.grad.add_(0.0)  # new ones, for who refuses the same twice
             optimizer.step()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
     held = peak = 0

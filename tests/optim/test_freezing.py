@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +202,60 @@ def test_groups_that_share_a_parameter_are_refused_and_nothing_is_frozen() -> No
     with pytest.raises(ValueError, match=r"groups: got 0\.weight twice; a parameter in one group is allowed"):
         GradualUnfreezing(model, every=1, groups=[["0.*"], ["0.weight", "2.*"]])
     assert all(p.requires_grad for p in model.parameters())
+
+
+def unfrozen(seed: int) -> tuple[nn.Module, torch.optim.Optimizer, GradualUnfreezing]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    freeze_embeddings(model, ["0.*"])
+    return model, AdamW(model.parameters(), lr=0.01), GradualUnfreezing(model, every=3)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, unfreezing: GradualUnfreezing, steps: range) -> None:
+    for step in steps:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        (model(x) - x).square().mean().backward()
+        optimizer.step()
+        unfreezing.step()
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 7, 11])
+def test_a_training_with_gradual_unfreezing_is_resumed_bit_for_bit(at: int, tmp_path: Path) -> None:
+    model, _, _ = whole = unfrozen(seed=0)
+    train(*whole, range(at))
+    torch.save([part.state_dict() for part in whole], tmp_path / "checkpoint")
+    train(*whole, range(at, 14))
+    resumed = unfrozen(seed=1)
+    for part, state in zip(resumed, torch.load(tmp_path / "checkpoint", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert resumed[2].trained == min(4, 1 + at // 3)
+    train(*resumed, range(at, 14))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), resumed[0].parameters(), strict=True))
+    assert [p.requires_grad for p in resumed[0].parameters()] == [False] * 2 + [True] * 6
+
+
+def test_an_earlier_state_freezes_again() -> None:
+    model, _, unfreezing = unfrozen(seed=0)
+    for _ in range(9):
+        unfreezing.step()
+    unfreezing.load_state_dict(unfrozen(seed=0)[2].state_dict())
+    assert [p.requires_grad for p in model.parameters()] == [False] * 6 + [True] * 2
+    assert unfreezing.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"steps": -1}, "state_dict: got steps -1; a whole number >= 0 is allowed"),
+        ({"every": 2}, "state_dict: got every 2; 3 is allowed"),
+        ({"groups": [["0.weight"]]}, r"state_dict: got groups \[\['0.weight'\]\]; \[\[\], \['1.weight', '1.bias'\], "),
+        ({"groups": None}, "state_dict: got groups None; "),
+    ],
+)
+def test_the_state_of_another_unfreezing_is_refused(changed: dict[str, Any], message: str) -> None:
+    model, _, unfreezing = unfrozen(seed=0)
+    with pytest.raises(ValueError, match=message):
+        unfreezing.load_state_dict({**unfreezing.state_dict(), "steps": 7, **changed})
+    assert unfreezing.steps == 0
+    assert sum(p.requires_grad for p in model.parameters()) == 2

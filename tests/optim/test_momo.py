@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shoal.engine import PeerFailed
-from shoal.optim import SANIA, MoMo, MoMoAdam
+from shoal.optim import SANIA, Lookahead, MoMo, MoMoAdam
 from shoal.simulation import simulate
 from tests.optim.following import (
     NETWORK_SHAPES,
@@ -186,3 +188,36 @@ def test_batched_peers_are_told_their_own_losses(name: str) -> None:
 def test_a_gradient_from_elsewhere_is_refused() -> None:
     with pytest.raises(PeerFailed, match="momo needs the loss of its own batch"):
         simulate("terngrad", task="digits", peers=2, rounds=1, optimizer="momo")
+
+
+@pytest.mark.parametrize("make", [MoMo, MoMoAdam, SANIA, lambda p: Lookahead(MoMo(p))])
+def test_a_loss_without_its_gradients_is_refused(make: Any) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+
+    def loss() -> torch.Tensor:
+        return p.square().sum()
+
+    def backward() -> torch.Tensor:
+        found = loss()
+        found.backward()
+        return found
+
+    with pytest.raises(ValueError, match=r"closure: got Tensor; .*step\(loss=loss\)"):
+        optimizer.step(loss())
+    for told in ({"loss": loss()}, {"closure": loss}):
+        with pytest.raises(RuntimeError, match=r"loss with no gradients; call loss.backward\(\)"):
+            optimizer.step(**told)
+    assert torch.equal(p, torch.ones(3))
+    optimizer.step(loss=backward())
+    for told in ({"loss": loss()}, {"closure": loss}):
+        with pytest.raises(RuntimeError, match="the gradients of the step before"):
+            optimizer.step(**told)
+    held = p.detach().clone()
+    optimizer.step(backward)  # gradients are added up
+    assert not torch.equal(p, held)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step(loss=backward())
+    p.requires_grad_(False)
+    p.grad = None
+    optimizer.step(loss=1.0)  # nothing is trained

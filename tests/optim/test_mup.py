@@ -387,6 +387,31 @@ def test_what_is_not_understood_is_refused(make: Any, message: str) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m, b: mup(m, b, AdamW, lr="1e-3"), "lr: got '1e-3'; a finite number >= 0 is allowed"),
+        (lambda m, b: mup(m, b, partial(SGD, lr=[1.0])), r"lr: got \[1.0\]; a finite number >= 0"),
+        (lambda m, b: mup(m, b, torch.optim.Adam, lr="1e-3"), "lr: got '1e-3'; a finite number >= 0"),
+        (lambda m, b: mup(m, b, AdamW, lr=1.0, weight_decay="0.1"), "weight_decay: got '0.1'; a finite number >= 0"),
+        (
+            lambda m, b: mup(m, b, torch.optim.AdamW, weight_decay="0.1"),
+            "weight_decay: got '0.1'; a finite number >= 0",
+        ),
+        (lambda m, b: mup(m, b, AdamW, lr=1.0, init="redraw", seed="0"), "seed: got '0'; a whole number >= 0"),
+        (lambda m, b: widths(m, b, sums={"0.weight": "0"}), "sums: got axis '0' for 0.weight; one of 0 to 1"),
+        (lambda m, b: attention_scale("16", 4), "head_dim: got '16'; a finite number >= 1"),
+        (lambda m, b: attention_scale(16, math.nan), "base_head_dim: got nan; a finite number >= 1"),
+    ],
+)
+def test_text_in_the_place_of_a_number_is_refused_and_the_model_stays(make: Any, message: str) -> None:
+    model, before = deep(8), deep(8)
+    before.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(model, deep(4))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+
+
 def test_a_model_is_rescaled_once() -> None:
     model, base = perceptron(8), perceptron(4)
     mup(model, base, Adam, lr=0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from shoal.optim import (
     MarsGradient,
     Momentum,
     Optimizer,
+    Transform,
     WeightDecay,
     chain,
 )
@@ -73,6 +76,20 @@ def test_its_learning_rate_is_a_default_and_a_group_setting() -> None:
 def test_what_is_no_link_is_refused(links: tuple[object, ...]) -> None:
     with pytest.raises((ValueError, NotImplementedError), match=r"links|has no chain"):
         chain(*links)([nn.Parameter(torch.zeros(1))])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["0.1", None, [0.1]])
+def test_a_transform_without_its_number_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"links: got lam = .* of DecoupledDecay; a number is allowed"):
+        chain(AdamW, DecoupledDecay(value))
+
+
+def test_a_transform_that_is_no_dataclass_is_refused() -> None:
+    class Doubled(Transform):
+        pass
+
+    with pytest.raises(ValueError, match="links: got Doubled, which is no dataclass; frozen ones are allowed"):
+        chain(AdamW, Doubled())
 
 
 def test_a_bad_learning_rate_is_refused() -> None:

@@ -1,16 +1,21 @@
 """Learning-rate schedules against the float64 restatement of the linear scaling rule."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.optim.large_batch import warmup_polynomial
 from shoal.optim.schedules import (
     constant,
     constant_warmup,
     gradual_warmup,
     large_minibatch,
     linear_scaling,
+    power_decay,
     step_decay,
     warmup_cosine,
 )
@@ -74,3 +79,37 @@ def test_a_cosine_after_a_warmup_is_the_closed_form(peak: float, final: float, s
 def test_a_warmup_that_leaves_no_step_is_refused(warmup: int) -> None:
     with pytest.raises(ValueError, match=f"warmup_steps: got {warmup}"):
         warmup_cosine(0.1, steps=5, warmup_steps=warmup)
+
+
+@pytest.mark.parametrize("wrong", ["1e-3", None, [1], float("nan"), True])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("lr", constant),
+        ("batch", linear_scaling),
+        ("base_lr", lambda v: linear_scaling(8, base_lr=v)),
+        ("milestones", lambda v: step_decay(1.0, [v, 5])),
+        ("milestones", lambda v: step_decay(1.0, v if v != [1] else None)),
+        ("factor", lambda v: step_decay(1.0, [1], factor=v)),
+        ("start", lambda v: gradual_warmup(constant(1.0), start=v, steps=3)),
+        ("steps", lambda v: constant_warmup(constant(1.0), start=0.1, steps=v)),
+        ("schedule", lambda v: gradual_warmup(v, start=0.1, steps=1)),
+        ("power", lambda v: power_decay(1.0, v)),
+        ("steps", lambda v: power_decay(1.0, 0.5, v)),
+        ("peak", lambda v: warmup_cosine(v, steps=5)),
+        ("steps", lambda v: warmup_cosine(1.0, steps=v)),
+        ("warmup_steps", lambda v: warmup_cosine(1.0, steps=5, warmup_steps=v)),
+        ("steps", lambda v: warmup_polynomial(1.0, steps=v, warmup_steps=0)),
+        ("warmup_steps", lambda v: warmup_polynomial(1.0, steps=5, warmup_steps=v)),
+        ("epoch", lambda v: large_minibatch(512, v)),
+        ("warmup", lambda v: large_minibatch(512, 10, warmup=v)),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(name: str, make: Callable[[Any], Any], wrong: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: got .*allowed$"):
+        make(wrong)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert warmup_cosine(np.float32(1.0), steps=np.int64(4), warmup_steps=np.int32(2))(1) == 1.0
+    assert step_decay(1.0, np.array([2, 4]))(3) == pytest.approx(0.1)

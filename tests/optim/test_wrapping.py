@@ -22,6 +22,7 @@ from shoal.optim.lookahead import Lookahead
 from shoal.optim.mars import MARS
 from shoal.optim.rotated import Rotated
 from shoal.optim.sgd import SGD
+from shoal.optim.ttur import TTUR
 from shoal.optim.wrapping import Wrapper, decay_left
 from shoal.optim.xgrad import XGrad
 
@@ -330,3 +331,22 @@ def test_decoupled_decay_of_others_is_known_where_they_say_so() -> None:
 def test_what_is_not_an_optimizer_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r"^optimizer: got list"):
         make([nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.parametrize("wrap", [CoordinateClip, Cautious, XGrad, Rotated, lambda o: CoordinateClip(Lookahead(o))])
+def test_an_optimizer_that_calls_a_closure_by_itself_is_refused_where_nothing_can_act_between(wrap: Any) -> None:
+    p = nn.Parameter(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"^optimizer: got LBFGS, which calls a closure several times a step, where "):
+        wrap(torch.optim.LBFGS([p]))
+    with pytest.raises(ValueError, match=r"^discriminator: got LBFGS, which calls a closure several times a step; "):
+        TTUR(SGD([nn.Parameter(torch.zeros(1))], lr=0.1), Lookahead(torch.optim.LBFGS([p])))
+    optimizer = Lookahead(torch.optim.LBFGS([p]))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (p - 1.0).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(p.detach(), torch.ones(3))

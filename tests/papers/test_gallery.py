@@ -13,13 +13,15 @@ from shoal.papers.ledger import stored
 
 
 def test_the_page_has_every_stored_result_once_and_asks_nobody_for_anything(tmp_path: Path) -> None:
-    page = gallery.write_gallery(tmp_path).read_text(encoding="utf-8")
+    told: list[tuple[int, int]] = []
+    page = gallery.write_gallery(tmp_path, lambda done, total: told.append((done, total))).read_text(encoding="utf-8")
     there = {p.slug for p in publications() if stored(p)}
     assert re.findall(r'<section class="paper" id="([\w-]+)">', page) == [
         p.slug for p in publications() if p.slug in there
     ]
     assert not re.search(r"<script|<img|<link|@import|url\((?!#)", page)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["gallery.html"]
+    assert told == [(done, len(there)) for done in range(len(there) + 1)]
 
 
 def test_what_comes_from_a_result_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,9 +36,7 @@ def test_what_comes_from_a_result_is_escaped(tmp_path: Path, monkeypatch: pytest
         "seconds": 1.0,
     }
     monkeypatch.setattr(gallery, "stored", lambda p: result if p.slug == "fedavg" else None)
-    told: list[tuple[int, int, str]] = []
-    page = gallery.write_gallery(tmp_path / "page.html", lambda *some: told.append(some)).read_text(encoding="utf-8")
-    assert told == [(1, 1, "fedavg")]
+    page = gallery.write_gallery(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page
     assert "&lt;u&gt;short&lt;/u&gt;" in page
     assert not re.search(r"<(b|i|u|s)>", page)
@@ -66,6 +66,19 @@ def test_a_contest_is_drawn_with_the_best_on_top_and_a_dot_for_each_seed() -> No
     assert 'aria-label="test accuracy: A, B"' in drawn
     losses = gallery.picture({name.replace("accuracy", "loss"): value for name, value in figures.items()})
     assert 'aria-label="test loss: B, A"' in losses
+
+
+def test_each_quantity_has_an_axis_of_its_own_and_only_what_spans_much_a_logarithmic_one() -> None:
+    figures = {
+        **{f"tuning, {who}, lr {lr}: loss": 10.0**-lr for who in "AB" for lr in (1, 5)},
+        **{f"accuracy, {who}, seed {seed}": 0.7 + 0.1 * seed for who in "AB" for seed in (1, 2)},
+        "learning rate, A": 0.1,
+    }
+    drawn = gallery.picture(figures)
+    assert 'aria-label="accuracy: B, A; loss: tuning, B, lr 5, tuning, B, lr 1, ' in drawn
+    assert ">1e-05<" in drawn
+    assert ">0.80<" in drawn
+    assert "learning rate" not in drawn
 
 
 def test_without_a_contest_the_positive_figures_are_drawn() -> None:

@@ -66,6 +66,13 @@ def test_the_page_holds_the_table_the_outcome_and_what_was_tried(tmp_path):
     assert Comparison.from_json((tmp_path / "comparison.json").read_text()) == USUAL
 
 
+def test_what_became_of_each_try_stands_in_one_column(tmp_path):
+    tried = Trial(0.1, {}, (0.8, 0.7), (0.5, 0.6)), Trial(9.0, {}, (0.1, 0.0), (2.0, math.inf), diverged=1)
+    text = text_of(page(of(Entry("a", {}, "", tried, 0)), tmp_path))
+    assert "learning rate validation accuracy (%) validation loss outcome" in text
+    assert re.search(r" 0\.1 75\.0 ± 7\.1 0\.55 chosen 9 5\.0 ± 7\.1 inf 1 of 2 diverged ", text)
+
+
 @pytest.mark.parametrize(
     ("comparison", "words"),
     [

@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+_KINDS = {"valid integer": "a whole number", "valid number": "a number", "valid float": "a number"}
+"""What a command line's library says of values that are none, and what is allowed then."""
 PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -64,7 +66,8 @@ def _usage(error: BaseException) -> str:
     words = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     given = [value for flag, value in pairwise(words) if flag in flags]
     if given:
-        message = f"{flags[0]}: got {given[-1]!r}; {error}"
+        kind = next((words for sign, words in _KINDS.items() if sign in str(error)), None)
+        message = f"{flags[0]}: got {given[-1]!r}; {f'{kind} is allowed' if kind else error}"
     message = " ".join(message.split()).rstrip(".")
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "shoal"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -349,9 +350,9 @@ def papers(
         from shoal.cli.progress import stages
         from shoal.papers.gallery import write_gallery
 
-        with stages() as told:
-            page = write_gallery(gallery, lambda done, total, slug: told("pictures", done, total, slug))
-        typer.echo(page)
+        with writing(gallery), stages() as show:
+            page = write_gallery(gallery, partial(show, "pictures"))
+        typer.echo(f"gallery: {page}")
         return
     print_ledger(kind, state)
 

@@ -88,7 +88,7 @@ def _table(parameters: Mapping[str, inspect.Parameter], meanings: Mapping[str, s
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("name", "default", "meaning"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head == "name")
     for name, parameter in parameters.items():
         default = "needed" if parameter.default is parameter.empty else repr(parameter.default)
         shown = "any" if parameter.kind is parameter.VAR_KEYWORD else default
@@ -105,7 +105,7 @@ def _arguments(cls: Any) -> Any:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("name", "default", "meaning", "allowed"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head == "name")
     for name, default in cls.arguments.items():
         if name in LEFT_OUT:
             continue

@@ -20,8 +20,10 @@ from shoal import __version__, names
 from shoal.deployment.node import SIMULATED, real_parts
 from shoal.net.iroh.options import NetOptions
 from shoal.simulation.parts import Parts
+from shoal.simulation.refusals import refusal
 from shoal.simulation.run import check_name
 from shoal.simulation.settings import Settings
+from shoal.text import cut, shown
 
 FORMAT = 1
 TEXT_LIMIT = 1 << 20  # bytes of an experiment
@@ -74,9 +76,7 @@ class Net(BaseModel):
         try:
             net = Net(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where, message = first["loc"][0], first["msg"]
-            raise ValueError(f"net: {where}: got {first['input']!r:.80}; {message[0].lower()}{message[1:]}") from None
+            raise ValueError(f"net: {refusal(Net, error)}") from None
         net.options(net.bind, net.allow)
         return net
 
@@ -158,13 +158,13 @@ class Experiment:
         version = content.get("shoal")
         if content.get("format") != FORMAT or version != __version__:
             raise OtherVersion(
-                f"experiment: it is one of shoal {version!s:.40}, and this is shoal {__version__}; "
+                f"experiment: it is one of shoal {cut(str(version), 40)}, and this is shoal {__version__}; "
                 "all peers need the same version"
             )
         kinds = {"name": str, "settings": dict, "net": dict, "agreed": dict, "nonce": str}
         for field, kind in kinds.items():
             if not isinstance(content.get(field), kind):
-                raise ValueError(f"experiment: it is damaged: {field} is {content.get(field)!r:.80}")
+                raise ValueError(f"experiment: it is damaged: {field} is {shown(content.get(field))}")
         settings, net = Settings.of(**content["settings"]), Net.of(**content["net"])
         return Experiment(check_name(content["name"]), settings, net, content["agreed"], content["nonce"])
 
@@ -178,9 +178,9 @@ class Experiment:
         own = agreement(parts)
         for what in sorted({*own, *self.agreed}):
             if own.get(what) != self.agreed.get(what):
+                theirs, ours = (cut(str(one.get(what)), 120) for one in (self.agreed, own))
                 raise ValueError(
-                    f"{what}: the experiment has {self.agreed.get(what)!s:.120}, this machine {own.get(what)!s:.120}; "
-                    "they must be the same on all machines"
+                    f"{what}: the experiment has {theirs}, this machine {ours}; they must be the same on all machines"
                 )
         return parts
 

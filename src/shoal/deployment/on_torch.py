@@ -40,6 +40,7 @@ from shoal.simulation.parts import Parts
 from shoal.simulation.run import COLUMNS, Run, new_folder, summarise
 from shoal.simulation.settings import Settings
 from shoal.simulation.simulate import Progress
+from shoal.text import shown
 
 OBJECTS = ("protocol", "task", "topology", "optimizer", "faults", "partition", "devices", "network", "codec")
 SHOW_EVERY = 0.1  # seconds
@@ -208,7 +209,7 @@ class _GroupRun:
             for key in config:
                 if theirs[key] != config[key]:
                     raise ValueError(
-                        f"{key}: got {config[key]!r:.80} at rank {self.group.rank}, and {theirs[key]!r:.80} at rank "
+                        f"{key}: got {shown(config[key])} at rank {self.group.rank}, and {shown(theirs[key])} at rank "
                         f"{rank}; all processes need the same settings"
                     )
         assert made is not None

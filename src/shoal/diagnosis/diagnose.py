@@ -21,6 +21,7 @@ from shoal.interrupt import deferred
 from shoal.learning import Task
 from shoal.names import suggestion
 from shoal.optim import Rule
+from shoal.optim.core.arguments import whole
 from shoal.report.diagnosis import write_diagnosis, write_numbers
 from shoal.report.sections import Section
 from shoal.tensors.random import integers, key
@@ -121,8 +122,8 @@ def diagnose(
         True
     """
     for name, value, least in (("steps", steps, 2), ("batch", batch, 1), ("samples", samples, 8), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name}: got {value}; at least {least} is allowed")
+        if not whole(least)(value):
+            raise ValueError(f"{name}: got {value!r}; a whole number >= {least} is allowed")
     chosen = _chosen(only)
     if out is not None:
         try:
@@ -230,6 +231,8 @@ class _Running:
 def _chosen(only: Sequence[str] | None) -> list[str]:
     if only is None:
         return list(MEASURES)
+    if isinstance(only, str):
+        raise ValueError(f"only: got {only!r}; a list of names is allowed")
     for name in only:
         if name not in MEASURES:
             raise ValueError(f"only: {name!r} is unknown{suggestion(name, MEASURES)}")

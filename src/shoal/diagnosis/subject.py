@@ -19,7 +19,9 @@ from shoal.learning import Task
 from shoal.learning.data import Data, Dataset
 from shoal.learning.task import check_players
 from shoal.optim import Param, Rule
+from shoal.optim.core.arguments import above
 from shoal.simulation.given import build, build_task
+from shoal.text import shown
 
 OWN = "a Task, or a triple (model, data, loss),"
 
@@ -73,10 +75,12 @@ def subject(
     if found.players is not None:
         raise ValueError(f"task: got {found.name!r}; a task with one loss is allowed, and this one has two players")
     found = replace(found, dataset=_moved(found.dataset, place))
+    if not isinstance(optimizer, Rule | str):
+        raise ValueError(f"optimizer: got {shown(optimizer)}; a name or a Rule, as of AdamW.rule(), is allowed")
     rule = optimizer if isinstance(optimizer, Rule) else _rule(optimizer, steps)
     if lr is not None:
-        if not 0.0 < lr < float("inf"):
-            raise ValueError(f"lr: got {lr}; a finite number above 0 is allowed")
+        if not above(0.0)(lr):
+            raise ValueError(f"lr: got {lr!r}; a finite number > 0 is allowed")
         rule = replace(rule, lr=lr)
     check_players(found, rule)
     ready = Subject(found, optimizer if isinstance(optimizer, str) else optimizer.name, rule, place)
@@ -143,7 +147,7 @@ def own(path: str) -> Task:
     if isinstance(made, Task):
         return made
     if not (isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and callable(made[2])):
-        raise ValueError(f"task: {path} returned {made!r:.80}; {OWN} is allowed")
+        raise ValueError(f"task: {path} returned {shown(made)}; {OWN} is allowed")
     model, data, loss = made
     return Task(path, _builder(model), _dataset(path, data), loss, metrics={})
 
@@ -161,7 +165,9 @@ def _dataset(path: str, data: Any) -> Dataset:
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         data = Data(*data)
     if not isinstance(data, Data):
-        raise ValueError(f"task: {path} returned data {data!r:.60}; a Dataset, Data or a pair of tensors is allowed")
+        raise ValueError(
+            f"task: {path} returned data {shown(data, 60)}; a Dataset, Data or a pair of tensors is allowed"
+        )
     labels = not data.targets.is_floating_point()
     return Dataset(path, data, data, classes=int(data.targets.max()) + 1 if labels and len(data) else None, source=path)
 
@@ -179,7 +185,7 @@ def _rule(text: str, steps: int) -> Rule:
     except NotImplementedError as error:
         raise ValueError(f"optimizer: {text}: {error}") from error
     if not isinstance(rule, Rule):
-        raise ValueError(f"optimizer: {text} gave {rule!r:.60}; one that steps by a rule is allowed")
+        raise ValueError(f"optimizer: {text} gave {shown(rule, 60)}; one that steps by a rule is allowed")
     return rule
 
 
@@ -200,6 +206,10 @@ def _try(ready: Subject) -> None:
     """Compute two losses and make the optimizer's chains, so that what cannot be is told at once."""
     model = _made(ready)
     ready.task.check(model)
+    with torch.no_grad():
+        output: Any = model.eval()(ready.task.dataset.train[:2].inputs)
+    if not isinstance(output, Tensor):
+        raise ValueError(f"task: {ready.task.name}: the model puts out {type(output).__name__}; one tensor is allowed")
     params = [Param(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     if not params:
         raise ValueError("model: got no trainable parameter; at least one that requires a gradient is needed")

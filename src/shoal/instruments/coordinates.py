@@ -12,11 +12,15 @@ arXiv:2203.03466 (2022), appendix D.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from shoal.optim.core.arguments import whole
+from shoal.text import shown
 
 OUTPUT = "(output)"
 
@@ -140,12 +144,12 @@ def coordinate_check(
     Raises:
         ValueError: an argument is not allowed.
     """
-    if len(set(widths)) < 2 or min(widths) < 1:
-        raise ValueError(f"widths: got {list(widths)}; two or more different ones, at least 1 each, are allowed")
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}; at least 1 is allowed")
-    if not seeds:
-        raise ValueError("seeds: got none; at least one is needed")
+    if not isinstance(widths, Iterable) or len(set(widths)) < 2 or not all(map(whole(1), widths)):
+        raise ValueError(f"widths: got {shown(widths)}; two or more different whole numbers >= 1 are allowed")
+    if not whole(1)(steps):
+        raise ValueError(f"steps: got {steps!r}; a whole number >= 1 is allowed")
+    if not isinstance(seeds, Iterable) or not seeds:
+        raise ValueError(f"seeds: got {shown(seeds)}; a list of one or more whole numbers is allowed")
     rows: list[Coordinate] = []
     for width in widths:
         for seed in seeds:
@@ -157,8 +161,10 @@ def coordinate_check(
             for step in range(steps + 1):
                 if step:
                     made.zero_grad()
-                    loss(model.train()(inputs), targets).mean().backward()
-                    made.step()
+                    value = loss(model.train()(inputs), targets).mean()
+                    value.backward()
+                    told: dict[str, Any] = {"loss": value.detach()} if getattr(made, "needs_loss", False) else {}
+                    made.step(**told)
                 now = first if not step else _outputs(model, inputs, layers)
                 rows += [
                     Coordinate(width, seed, step, name, float(x.abs().mean()), float((x - first[name]).abs().mean()))

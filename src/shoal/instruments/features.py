@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from shoal.files import save_tensors
+from shoal.files import write_tensors
 
 WEIGHTS = Path(__file__).parent / "fashion_features.safetensors"
 KEY = "shoal.features"
@@ -83,7 +83,7 @@ def made_how(path: str | Path = WEIGHTS) -> dict[str, object]:
 def save_features(model: FashionFeatures, path: str | Path, made: dict[str, object]) -> None:
     """Write weights and what made them; the file is whole or not there."""
     tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
-    save_tensors(Path(path), tensors, {KEY: json.dumps(made, sort_keys=True)})
+    write_tensors(Path(path), tensors, {KEY: json.dumps(made, sort_keys=True)})
 
 
 def train_features(

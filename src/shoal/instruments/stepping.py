@@ -38,7 +38,7 @@ class Stepper:
         self.module, self.loss, self.rule = module.eval(), loss, rule
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
-        self.params = [Param(name, tuple(p.shape)) for name, p in named.items()]
+        self.params = [Param(name, tuple(p.shape), p.dtype) for name, p in named.items()]
         asked = rule.given(self.params)
         if asked:
             raise ValueError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,8 +28,10 @@ from shoal.learning.results import Comparison, Edge, Entry, Tested, Trial
 from shoal.learning.task import Task
 from shoal.learning.trials import Bench, Outcome
 from shoal.metrics import higher_is_better
+from shoal.optim.core.arguments import whole
 from shoal.optim.schedules import constant
 from shoal.tensors.random import key, permutation
+from shoal.text import shown
 
 EXTENSIONS = 3  # times that grids are extended at most
 SEARCH = key(0, "comparison", "search")
@@ -121,6 +123,7 @@ def compare(
         >>> [entry.name for entry in found.entries], found["AdamW"].mean > 0.8
         (['AdamW', 'SGD'], True)
     """
+    _check_kinds(contenders=contenders, task=task, rates=rates, seeds=seeds, tuning_seeds=tuning_seeds)
     chosen = {name: c if isinstance(c, Contender) else Contender(c) for name, c in contenders.items()}
     schedule = schedule or constant
     _check(chosen, seeds, steps, batch, evaluate_every)
@@ -296,14 +299,29 @@ def _split(data: Data, share: float) -> tuple[Data, Data]:
 # -- checks --------------------------------------------------------------------------------------------------------
 
 
+def _check_kinds(**values: Any) -> None:
+    """Refuse what the function cannot even look at."""
+    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
+        "contenders": (Mapping, "optimizers by name, as in {'AdamW': AdamW},"),
+        "task": (Task, "a Task, such as shoal.simulation.tasks.digits(),"),
+        "rates": ((Iterable, Span), "a list of rates, or a Span,"),
+        "seeds": (Iterable, "a list of whole numbers"),
+        "tuning_seeds": (Iterable, "a list of whole numbers"),
+    }
+    for name, value in values.items():
+        kind, allowed = kinds[name]
+        if not isinstance(value, kind) or isinstance(value, str):
+            raise ValueError(f"{name}: got {shown(value)}; {allowed} is allowed")
+
+
 def _check(
     contenders: Mapping[str, Contender], seeds: Sequence[int], steps: int, batch: int | None, every: int | None
 ) -> None:
     if not contenders:
         raise ValueError("contenders: got none; at least one is needed")
     for name, value in (("steps", steps), ("batch", batch), ("evaluate_every", every)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: got {value}; at least 1 is allowed")
+        if value is not None and not whole(1)(value):
+            raise ValueError(f"{name}: got {value!r}; a whole number >= 1 is allowed")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: got {list(seeds)}; one or more different ones are allowed")
 

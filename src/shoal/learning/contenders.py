@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ import torch
 from shoal.optim import Rule
 from shoal.optim.schedules import Schedule
 from shoal.tensors.random import hash01, key, permutation
+from shoal.text import shown
 
 Make: TypeAlias = Callable[..., Any] | Rule
 MakeSchedule: TypeAlias = Callable[..., Schedule]
@@ -82,7 +83,10 @@ class Contender:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.make, Rule) or callable(self.make)):
-            raise ValueError(f"make: got {self.make!r}; a class, a Rule or a function is allowed")
+            raise ValueError(f"make: got {shown(self.make)}; a class, a Rule or a function is allowed")
+        for name, choices in self.search.items():
+            if not isinstance(choices, Span | Iterable) or isinstance(choices, str):
+                raise ValueError(f"search: got {name} = {shown(choices)}; a list of values, or a Span, is allowed")
         if twice := self.settings.keys() & self.search.keys():
             raise ValueError(f"search: {', '.join(sorted(twice))} is among the settings as well")
 
@@ -121,7 +125,7 @@ class Contender:
         made = self.make(lr, **settings) if of_class is None else of_class(lr=lr, **settings)
         if not isinstance(made, Rule):
             raise ValueError(
-                f"make: {_name(self.make)} gave {made!r:.80}; a Rule is needed, or call the first argument `params` "
+                f"make: {_name(self.make)} gave {shown(made)}; a Rule is needed, or call the first argument `params` "
                 "if it makes a torch optimizer"
             )
         return made
@@ -135,7 +139,7 @@ class Contender:
         assert not isinstance(self.make, Rule)
         made = self.make(params, lr, **settings)
         if not hasattr(made, "step") or not hasattr(made, "param_groups"):
-            raise ValueError(f"make: {_name(self.make)} gave {made!r:.80}; a torch.optim.Optimizer is needed")
+            raise ValueError(f"make: {_name(self.make)} gave {shown(made)}; a torch.optim.Optimizer is needed")
         return made  # type: ignore[no-any-return]
 
 
@@ -222,13 +226,21 @@ def make_schedule(
         peak: learning rate that is tried.
         steps: of the training.
         settings: of the point that is tried.
+
+    Raises:
+        ValueError: `make` is no such function, or its schedule gives what is no rate.
     """
+    allowed = "a function from the peak rate to a schedule, such as shoal.optim.schedules.constant,"
+    if not callable(make):
+        raise ValueError(f"schedule: got {shown(make)}; {allowed} is allowed")
     parameters = inspect.signature(make).parameters
     own = {name: value for name, value in settings.items() if name in list(parameters)[1:]}
     rest = {name: value for name, value in settings.items() if name not in own}
     if "steps" in parameters and parameters["steps"].default is inspect.Parameter.empty:
         own["steps"] = steps
     schedule = make(peak, **own)
+    if not callable(schedule):
+        raise ValueError(f"schedule: {_name(make)} gave {shown(schedule)}; {allowed} is allowed")
     rates = [float(schedule(t)) for t in range(steps)]
     wrong = next((rate for rate in rates if not 0.0 <= rate < math.inf), None)
     if wrong is not None:

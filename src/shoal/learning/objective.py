@@ -134,7 +134,7 @@ class Problem:
     @cached_property
     def params(self) -> list[Param]:
         """The trained parameters, in the order of `split`."""
-        return [Param(s.name, s.shape) for s in self.layout if s.role in TRAINED]
+        return [Param(s.name, s.shape, self.layout.dtype) for s in self.layout if s.role in TRAINED]
 
     @cached_property
     def traced(self) -> Traced:

@@ -109,7 +109,7 @@ def rule(of: Rule) -> Update:
     """
 
     def params(p: Value) -> list[Param]:
-        return [Param(str(i), tuple(x.shape)) for i, x in enumerate(leaves(p))]
+        return [Param(str(i), tuple(x.shape), x.dtype) for i, x in enumerate(leaves(p))]
 
     def state(p: Value) -> Value:
         named = {str(i): x for i, x in enumerate(leaves(p))}

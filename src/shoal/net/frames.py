@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from shoal.engine.message import ENVELOPE, MAGIC, VERSION, Kind
 from shoal.tensors.bits import LOW64, name_number
 from shoal.tensors.payload import MalformedPayload, decode
+from shoal.text import shown
 
 NAMES_LIMIT = 256  # channels that one sender may name, in all its connections
 NAME_LIMIT = 100  # characters of a channel's name
@@ -149,7 +150,9 @@ class Reader:
             MalformedFrame: no name, too long a name, or too many.
         """
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
-            raise MalformedFrame(f"channel: got {name!r:.120}; a name of at most {NAME_LIMIT} characters is allowed")
+            raise MalformedFrame(
+                f"channel: got {shown(name, 120)}; a name of at most {NAME_LIMIT} characters is allowed"
+            )
         number = channel_number(name)
         if len(self.names) >= NAMES_LIMIT and number not in self.names:
             raise MalformedFrame(f"channel: more than {NAMES_LIMIT} names")

@@ -7,6 +7,7 @@ from pathlib import Path
 from shoal.engine.state import State
 from shoal.files import write_durably
 from shoal.tensors.payload import MalformedPayload, decode, encode
+from shoal.text import shown
 
 STATE, LIVES = "state.bin", "lives.bin"
 
@@ -58,5 +59,5 @@ def _read(path: Path) -> int:
     except MalformedPayload as error:
         raise ValueError(f"{path}: is damaged ({error}); remove it to begin anew") from None
     if type(value) is not int or value < 0:
-        raise ValueError(f"{path}: holds {value!r:.80} instead of a number; remove it to begin anew")
+        raise ValueError(f"{path}: holds {shown(value)} instead of a number; remove it to begin anew")
     return value

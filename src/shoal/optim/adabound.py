@@ -14,23 +14,28 @@ schedule of lr moves the band as well; weight decay (in the code only) adds to t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import coupled
-from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import above, at_least, flag
 from shoal.optim.core.ops import clip_, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 from shoal.optim.first_rate import FromFirstRate, first_rate
 
 
 @dataclass(frozen=True)
-class BoundedScaling(Transform):
-    """clip(rate) m; `maximum` divides by the largest second moment so far."""
+class BoundedScaling(Quotient):
+    """clip(rate) m as m over a clipped root; `maximum` takes that of the largest second moment so far."""
 
     beta1: float
     beta2: float
@@ -41,7 +46,6 @@ class BoundedScaling(Transform):
     bias_correction: bool = True
     sqrt_decay: bool = False
     maximum: bool = False
-    rated: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -49,27 +53,42 @@ class BoundedScaling(Transform):
         return Slot("m"), Slot("v"), *((Slot("v_max"),) if self.maximum else ())
 
     def derived(self, t: Scalar, lr: Scalar) -> dict[str, Scalar]:
-        """The weights of the new gradient, what is divided by the root, and the band."""
-        slowing = sqrt(t) if self.sqrt_decay else 1.0
-        final = self.final_lr * (lr / self.base_lr) / slowing
-        rate = lr / slowing
+        """The weights of the new gradient, the corrections, and the band of the root, which has no lr in it."""
+        corrections: Scalar = 1.0
         if self.bias_correction:
-            rate = rate * sqrt(one_minus_power(self.beta2, t)) / one_minus_power(self.beta1, t)
+            corrections = sqrt(one_minus_power(self.beta2, t)) / one_minus_power(self.beta1, t)
+        final = corrections * (self.base_lr / self.final_lr if self.final_lr else math.inf)
+        narrowing = self.gamma * t / (self.gamma * t + 1.0)
         return {
             "new1": 1.0 - self.beta1,
             "new2": 1.0 - self.beta2,
-            "rate": rate,
-            "lower": final * (1.0 - 1.0 / (self.gamma * t + 1.0)),
-            "upper": final * (1.0 + 1.0 / (self.gamma * t)),
+            "times": corrections / sqrt(t) if self.sqrt_decay else corrections,
+            "least": final * narrowing,
+            "most": final / narrowing,
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update the moments and return the step."""
+    def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update the moments and return the step as a fraction."""
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         if self.maximum:
             v = s.v_max.clamp_min_(v)
-        return clip_(v.sqrt().add_(c.eps).reciprocal_().mul_(c.rate), c.lower, c.upper).mul_(m)
+        return m, self._root(v, c)
+
+    def _root(self, v: Tensor, c: Scalars, out: Tensor | None = None) -> Tensor:
+        return clip_(torch.sqrt(v, out=out).add_(c.eps), c.least, c.most)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for Adam, which takes the moments."""
+        t, c, betas = kernels.steps(), items[0].scalars[-2], (self.beta1, self.beta2)
+
+        def take(b: kernels.Block) -> None:
+            [root] = b.spare
+            largest = b.s.v_max if self.maximum else None
+            kernels.moments_(b.u, b.s.m, b.s.v, t, root, betas, largest)
+            b.p.addcdiv_(b.s.m, self._root(b.s.v if largest is None else largest, c, root), value=-c.lr * c.times)
+
+        return kernels.by_blocks(items, take, spare=1)
 
 
 class AdaBound(FromFirstRate):

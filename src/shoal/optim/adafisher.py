@@ -5,7 +5,8 @@
 
 H^ and S^ are the normalised mean squares of a layer's inputs and output gradients (factors.py); F of a weight is
 F[o, i] = S[o] H[i] + lam, that of the bias has the last entry of H. AdaFisher adds weight decay to the gradient,
-AdaFisherW takes lr weight_decay p off with the step. F = 1 for parameters of other layers, and until a layer is seen.
+AdaFisherW takes lr weight_decay p off with the step. F = 1 for parameters of other layers, such as embeddings and
+`nn.MultiheadAttention`, and until a layer is seen.
 
 D. M. Gomes, Y. Zhang, E. Belilovsky, G. Wolf, M. S. Hosseini, "AdaFisher: Adaptive Second Order Optimization via Fisher
 Information", ICLR 2025, arXiv:2405.16397.
@@ -18,6 +19,7 @@ are the publication's, channel by channel. S is of the mean loss, and so falls w
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +38,8 @@ from shoal.optim.core.ops import ema_, select
 from shoal.optim.core.optimizer import Params, Settings
 from shoal.optim.core.scalars import Scalar, floor, one_minus_power
 from shoal.optim.core.transform import Granularity, Shape, number
-from shoal.optim.factors import KNOWN, Watch, by_parameter, layers, parameters
+from shoal.optim.factors import KNOWN, Watch, attention, by_parameter, layers, parameters
+from shoal.text import cut
 
 
 def _row(shape: Shape) -> Shape:
@@ -159,6 +162,8 @@ class AdaFisher(Optimizer):
     def watch(self, model: nn.Module) -> None:
         """Take factors of the layers of a model, beside those of models that are watched already.
 
+        A warning names `nn.MultiheadAttention`, whose projections have no factors.
+
         Raises:
             ValueError: it has no layer that gives factors of a parameter of this optimizer.
         """
@@ -166,8 +171,9 @@ class AdaFisher(Optimizer):
             raise ValueError(f"model: got {type(model).__name__}; a torch.nn.Module is allowed")
         found = layers(model)
         if not found:
+            why = " (nothing passes through those of nn.MultiheadAttention)" if attention(model) else ""
             raise ValueError(
-                f"model: got {type(model).__name__}, whose layers give no factors; one with {KNOWN} is allowed"
+                f"model: got {type(model).__name__}, whose layers give no factors{why}; one with {KNOWN} is allowed"
             )
         own = set(self._parameters())
         if not any(p in own for layer in found for p in parameters(layer).values()):
@@ -176,6 +182,13 @@ class AdaFisher(Optimizer):
                 "the model of its parameters is allowed, once they are in a group"
             )
         self._attach(model)
+        if bare := [name or type(module).__name__ for name, module in attention(model)]:
+            warnings.warn(
+                f"{type(self).__name__}: {cut(', '.join(bare), 120)}: the projections of nn.MultiheadAttention pass "
+                "through no layer that gives factors, and step by momentum alone (F = 1); attention made of nn.Linear "
+                "has factors",
+                stacklevel=3,  # of the constructor
+            )
 
     def _attach(self, model: nn.Module) -> None:
         if not any(model is other for other in self._models):

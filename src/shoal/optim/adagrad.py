@@ -10,17 +10,20 @@ J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import at_least
 from shoal.optim.core.ops import divide_parts
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class SumScaling(Quotient):
         """Add to the sum and return the step as a fraction."""
         root: Tensor = s.squares.addcmul_(u, u).sqrt()
         return divide_parts(u, root) if self.exact else (u, root.add_(c.eps))
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel."""
+        return not self.exact and kernels.adagrad(items, self.eps, self.lr_decay)
 
 
 class Adagrad(Optimizer):

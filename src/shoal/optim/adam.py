@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from shoal.optim.common import DecoupledDecay, WeightDecay, coupled
+from shoal.optim import kernels
+from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, flag
 from shoal.optim.core.ops import ema_, ema_square_
@@ -57,45 +57,7 @@ class AdamScaling(Transform):
 
     def fused(self, items: Sequence[Item]) -> bool:
         """By torch's kernel, alone or after either kind of weight decay."""
-        return fused(items, (self.beta1, self.beta2), self.eps)
-
-
-def fused(items: Sequence[Item], betas: tuple[float, float], eps: float, largest: str | None = None) -> bool:
-    """Adam's step by torch's kernel, as of `Transform.fused`, with the slots "m" and "v".
-
-    Args:
-        items: parameters that share their chain, their scalars and their direction.
-        betas, eps: settings.
-        largest: the slot of the largest second moment, for AMSGrad.
-    """
-    *before, _ = items[0].plan.chain
-    if len(before) > 1 or not all(isinstance(t, WeightDecay | DecoupledDecay) for t in before):
-        return False
-    first = items[0].p
-    columns = [[item.p for item in items], [item.g for item in items]]
-    columns += [[item.state[slot] for item in items] for slot in ("m", "v", largest) if slot is not None]
-    kind = (first.dtype, first.device)
-    if first.dtype not in (torch.float32, torch.float64) or first.device.type not in ("cpu", "cuda"):
-        return False
-    if not all((x.dtype, x.device) == kind and x.is_contiguous() for column in columns for x in column):
-        return False
-    c = items[0].scalars[-2]
-    steps = [torch.tensor(c.t, dtype=torch.float32, device=first.device)] * len(items)
-    decay = before[0] if before else WeightDecay(0.0)
-    kernel: Any = torch._fused_adamw_ if isinstance(decay, DecoupledDecay) else torch._fused_adam_
-    kernel(
-        *columns,
-        *([] if largest else [[]]),
-        steps,
-        lr=c.lr,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=decay.settings()["lam"],
-        eps=eps,
-        amsgrad=largest is not None,
-        maximize=items[0].negate,
-    )
-    return True
+        return kernels.adam(items, (self.beta1, self.beta2), self.eps)
 
 
 @dataclass(frozen=True)

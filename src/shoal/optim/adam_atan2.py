@@ -14,18 +14,21 @@ is AdamW's. No step is longer than lr a pi / 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import above
 from shoal.optim.core.ops import ema_, ema_square_, over
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,23 @@ class Atan2Scaling(Transform):
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         return over(m, v.sqrt().mul_(c.across).clamp_min_(torch.finfo(v.dtype).tiny)).atan_().mul_(c.a)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel for Adam, which takes both moments and leaves their quotient in scratch.
+
+        Its eps is added to the root, where the rule has a lower bound. It does not show beside any root but 0.
+        """
+        c = items[0].scalars[-2]
+        t, betas = kernels.steps(c.t), (self.beta1, self.beta2)
+        scale = float(self.b * one_minus_power(self.beta1, c.t))
+        eps = torch.finfo(items[0].p.dtype).tiny / scale
+
+        def take(b: kernels.Block) -> None:
+            [ratio] = b.spare
+            kernels.adam_(ratio.zero_(), b.u, b.s.m, b.s.v, t, lr=-1.0 / self.b, betas=betas, eps=eps)
+            b.p.sub_(ratio.atan_(), alpha=c.lr * self.a)
+
+        return 1e-6 <= scale <= 1.0 and kernels.by_blocks(items, take, spare=1)
 
 
 class AdamAtan2(Optimizer):

@@ -14,21 +14,25 @@ The decay is the code's alone. beta3 = 0 is Adam, but for the place of eps in th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import decoupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Product, Scalars, Slot, State
 from shoal.optim.core.arguments import SHARED, above, flag
-from shoal.optim.core.ops import ema_, ema_square_, smaller
+from shoal.optim.core.ops import ema_, ema_square_, smaller, under
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
-class BoundedByAverage(Transform):
+class BoundedByAverage(Product):
     """min(eta, s) m."""
 
     beta1: float = 0.9
@@ -55,15 +59,29 @@ class BoundedByAverage(Transform):
             "rate": lr if self.paper_form else lr * root2 / correction1,
         }
 
-    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
-        """Update the moments, then the average of the rates, and return the bounded step."""
+    def factors(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Update the moments, then the average of the rates, and return the bounded rate and what it is of."""
         m = ema_(s.m, u, c.new1)
-        root = ema_square_(s.v, u, c.beta2, c.new2).sqrt()
+        return self._rate(ema_square_(s.v, u, c.beta2, c.new2), s, c), m
+
+    def _rate(self, v: Tensor, s: State, c: Scalars, out: Tensor | None = None) -> Tensor:
+        root = torch.sqrt(v, out=out)
         if self.paper_form:
             root.div_(c.root2)
-        eta = root.add_(c.eps).reciprocal_().mul_(c.rate)
-        bounded = smaller(eta, ema_(s.s, eta, c.new3)).mul_(m)
+        eta = under(c.rate, root.add_(c.eps))
+        bounded = smaller(eta, ema_(s.s, eta, c.new3))
         return bounded.div_(c.correction1) if self.paper_form else bounded
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for Adam, which takes the moments."""
+        t, c, betas = kernels.steps(), items[0].scalars[-2], (self.beta1, self.beta2)
+
+        def take(b: kernels.Block) -> None:
+            [root] = b.spare
+            kernels.moments_(b.u, b.s.m, b.s.v, t, root, betas)
+            b.p.addcmul_(self._rate(b.s.v, b.s, c, root), b.s.m, value=-1.0)
+
+        return kernels.by_blocks(items, take, spare=1)
 
 
 class AdaMod(Optimizer):

@@ -15,19 +15,22 @@ bounds the norms, and SGDP's first momentum is (1 - dampening) g, where `torch.o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.adam import AdamScaling
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least
-from shoal.optim.core.ops import ema_, ema_square_, plus, plus_
+from shoal.optim.core.ops import ema_, ema_square_, may_hold, plus, plus_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import Item
 from shoal.optim.core.transform import Granularity
 
 
@@ -88,17 +91,36 @@ class Projection(Transform):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Project the update, then shrink the parameter."""
-        w, h, d = (x.reshape(p.shape[0], -1) for x in (p, g, u))
-        along, radial = torch.linalg.vecdot(h, w), torch.linalg.vecdot(d, w)
+        w, h = (x.reshape(p.shape[0], -1) for x in (p, g))
+        along = torch.linalg.vecdot(h, w)
         lengths, slopes = (torch.linalg.vector_norm(x, dim=1) for x in (w, h))
         length, slope = torch.linalg.vector_norm(lengths), torch.linalg.vector_norm(slopes)  # of the whole
         rows = _cosine(along, slopes, lengths, c.eps).max() < c.delta / math.sqrt(w.shape[1])
         whole = _cosine(along.sum(), slope, length, c.eps) < c.delta / math.sqrt(p.numel())
+        if not may_hold(rows | whole):
+            p.mul_(c.kept)
+            return u
+        d = u.reshape(p.shape[0], -1)
+        radial = torch.linalg.vecdot(d, w)
         by_rows, by_whole = radial / (lengths + c.eps).square(), radial.sum() / (length + c.eps).square()
         share = torch.where(rows, by_rows, torch.where(whole, by_whole, 0.0))
         u = (d - w * share.unsqueeze(1)).reshape(p.shape)
         p.mul_((rows | whole).to(p.dtype) * c.more + c.kept)
         return u
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for Adam, which leaves the update in scratch."""
+        plan = items[0].plan
+        first, *others = plan.chain
+        if len(others) != 1 or type(first) is not AdamScaling or not kernels.plain(items):
+            return False
+        _, c, _ = items[0].scalars
+        t, betas = kernels.steps(c.t), (first.beta1, first.beta2)
+        for item in items:
+            u, g = torch.zeros_like(item.p), -item.g if item.negate else item.g
+            kernels.adam_(u, g, item.state["m"], item.state["v"], t, lr=-1.0, betas=betas, eps=first.eps)
+            item.p.sub_(self.apply(u, item.p, g, State(), c), alpha=c.lr)
+        return True
 
 
 def _cosine(product: Tensor, x: Tensor, y: Tensor, eps: float | Tensor) -> Tensor:

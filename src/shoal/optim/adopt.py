@@ -14,17 +14,20 @@ The decoupled decay leaves out the first step as well, as in the authors' code, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import DecoupledDecay, coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import above, at_least, flag
 from shoal.optim.core.ops import clip_, ema_, ema_square_, over
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, exp, log, maximum, minimum, where
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,25 @@ class AdoptScaling(Transform):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Normalise by the old v, update m, and v last; return m."""
+        return ema_(s.m, self.normalised(u, s, c), c.new1)
+
+    def normalised(self, u: Tensor, s: State, c: Scalars) -> Tensor:
+        """The update over the root of the old v, bounded; v is updated then."""
         n = over(u, s.v.sqrt().clamp_min_(c.eps))
         if self.clip is not None:
             n = clip_(n, -c.limit, c.limit)
         ema_square_(s.v, u, c.old2, c.new2)
-        return ema_(s.m, n, c.new1)
+        return n
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for SGD, which takes the momentum and the step."""
+        c = items[0].scalars[-2]
+
+        def take(b: kernels.Block) -> None:
+            n = self.normalised(b.u, b.s, c)
+            kernels.momentum_(b.p, n, b.s.m, mu=1.0 - c.new1, new=c.new1, lr=c.lr)
+
+        return 1.0 - self.beta1 < 1.0 and kernels.by_blocks(items, take)
 
 
 class ADOPT(Optimizer):

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.adam import fused
+from shoal.optim import kernels
 from shoal.optim.common import coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import SHARED, flag
@@ -71,7 +71,7 @@ class AMSGradScaling(Quotient):
     def fused(self, items: Sequence[Item]) -> bool:
         """By torch's kernel, where the rule is torch's."""
         own = self.exact or self.sqrt_decay or self.beta1_decay != 1.0 or not self.bias_correction
-        return not own and fused(items, (self.beta1, self.beta2), self.eps, "v_max")
+        return not own and kernels.adam(items, (self.beta1, self.beta2), self.eps, largest="v_max")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,12 @@ class AdamNCScaling(Quotient):
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.kept2, c.new2)
         return divide_parts(m, v.sqrt()) if self.exact else (m, v.sqrt().add_(c.eps))
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel for Adam, without its corrections."""
+        c = items[0].scalars[-2]
+        betas = 1.0 - c.new1, c.kept2
+        return not self.exact and kernels.adam(items, betas, self.eps, times=c.times, t=kernels.ENDLESS)
 
 
 @dataclass(frozen=True)

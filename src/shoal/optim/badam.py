@@ -18,39 +18,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from shoal.optim.adam import AdamScaling
-from shoal.optim.common import decoupled
-from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
+from shoal.optim.common import decoupled, widened
+from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule
 from shoal.optim.core.arguments import whole
-from shoal.optim.core.optimizer import Params, Settings
-from shoal.optim.core.plan import Plan, compute_dtype
+from shoal.optim.core.optimizer import Params, Settings, check_closure
 from shoal.tensors.random import key, permutation
 
 Order = Literal["random", "ascending", "descending"]
-
-
-@dataclass(frozen=True)
-class WidePrecision(Transform):
-    """A copy of the parameter in the dtype of the computation, which is what moves; the parameter is it, rounded."""
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """The copy."""
-        return (Slot("wide", start="parameter"),)
-
-    def before(self, p: Tensor, s: State, c: Scalars) -> None:
-        """Go on from the copy."""
-        p.copy_(s.wide)
-
-    def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
-        """Keep what came out."""
-        s.wide.copy_(p)
 
 
 class BAdam(Optimizer):
@@ -104,7 +84,7 @@ class BAdam(Optimizer):
     def links(cls, h: Settings, param: Param) -> Chain:
         """AdamW's."""
         beta1, beta2 = h.betas
-        return *decoupled(h.weight_decay), AdamScaling(beta1, beta2, h.eps)
+        return *widened(param), *decoupled(h.weight_decay), AdamScaling(beta1, beta2, h.eps)
 
     @classmethod
     def rule(cls, **settings: Any) -> Rule:
@@ -201,6 +181,7 @@ class BAdam(Optimizer):
         """
         loss = None
         if closure is not None:
+            check_closure(closure)
             with torch.enable_grad():
                 loss = closure()
         for number, block in enumerate(self.blocks):
@@ -212,13 +193,6 @@ class BAdam(Optimizer):
         if self._at["steps"] >= self.defaults["switch_block_every"]:
             self.next_block()
         return loss
-
-    def _plans(self, number: int, group: dict[str, Any]) -> dict[Tensor, Plan]:
-        plans = super()._plans(number, group)
-        for p, plan in plans.items():
-            if compute_dtype(p.dtype) != p.dtype and not isinstance(plan.chain[0], WidePrecision):
-                plans[p] = Plan((WidePrecision(), *plan.chain), tuple(p.shape))
-        return plans
 
     # -- saving -----------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class Cautious(Wrapper):
     decay where that is known from the group or the class (`wrapping.decay_left`).
 
     Args:
-        optimizer: any `torch.optim.Optimizer`, another wrapper too.
+        optimizer: any `torch.optim.Optimizer` that calls a closure no more than once, another wrapper too.
         scaling: "count" (the paper's) or "mean".
 
     Raises:
@@ -75,6 +75,7 @@ class Cautious(Wrapper):
     """
 
     place: ClassVar[int] = 0
+    once: ClassVar[bool] = True
 
     scaling: str
     _start: dict[Tensor, Tensor]

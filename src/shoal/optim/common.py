@@ -1,13 +1,15 @@
-"""Transforms that many methods share: weight decay and momentum."""
+"""Transforms that methods share: weight decay, momentum, and a wide copy of parameters of low precision."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from shoal.optim.core import Scalars, Slot, State, Transform
+from shoal.optim.core import Param, Scalars, Slot, State, Transform
 from shoal.optim.core.ops import plus, plus_
+from shoal.optim.core.plan import compute_dtype
 from shoal.optim.core.scalars import Scalar, where
 
 
@@ -76,6 +78,37 @@ class Momentum(Transform):
         """Update the momentum and return the step."""
         plus_(s.momentum.mul_(c.mu), u, c.new)
         return plus(u, s.momentum, c.mu) if self.nesterov else s.momentum
+
+
+@dataclass(frozen=True)
+class WidePrecision(Transform):
+    """A copy of the parameter in the dtype of the computation, which is what moves; the parameter is it, rounded.
+
+    Entries that somebody else has changed since are taken over.
+
+    Attributes:
+        narrow: the parameter's own dtype.
+    """
+
+    narrow: torch.dtype
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The copy."""
+        return (Slot("wide", start="parameter"),)
+
+    def before(self, p: Tensor, s: State, c: Scalars) -> None:
+        """Go on from the copy."""
+        p.copy_(torch.where(s.wide.to(self.narrow) == p, s.wide, p))
+
+    def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
+        """Keep what came out."""
+        s.wide.copy_(p)
+
+
+def widened(param: Param) -> tuple[Transform, ...]:
+    """A wide copy, if the parameter is of low precision."""
+    return (WidePrecision(param.dtype),) if compute_dtype(param.dtype) != param.dtype else ()
 
 
 def coupled(weight_decay: float) -> tuple[Transform, ...]:

@@ -123,6 +123,7 @@ class CoordinateClip(Wrapper):
 
     place: ClassVar[int] = -1
     ahead: ClassVar[bool] = True
+    once: ClassVar[bool] = True
 
     rho: float
     _whole: dict[Tensor, Tensor]  # gradients as they came, while a foreign optimizer steps

@@ -12,16 +12,19 @@ overwrites: then xi = 1/2). As there, g is what the L2 decay has been added to, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import coupled
 from shoal.optim.core import Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, sqrt
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,19 @@ class FrictionScaling(Quotient):
         friction = torch.sigmoid(s.previous.sub_(u).abs_())
         s.previous.copy_(u)
         return friction.mul_(m), v.sqrt().add_(c.eps)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel for Adam, which takes both moments and leaves their quotient in scratch."""
+        t, c, betas = kernels.steps(), items[0].scalars[-2], (self.beta1, self.beta2)
+
+        def take(b: kernels.Block) -> None:
+            ratio, friction = b.spare
+            kernels.adam_(ratio.zero_(), b.u, b.s.m, b.s.v, t, lr=-c.times, betas=betas, eps=self.eps)
+            torch.sub(b.s.previous, b.u, out=friction).abs_().sigmoid_()
+            b.p.addcmul_(ratio, friction, value=-c.lr)
+            b.s.previous.copy_(b.u)
+
+        return kernels.by_blocks(items, take, spare=2)
 
 
 class DiffGrad(Optimizer):

@@ -6,6 +6,8 @@
 All parameters are one vector. L-DoG has r and G for each tensor. To be evaluated is the mean of the iterates
 with polynomial decay, `polynomial_average`: of the last iterate nothing is promised.
 
+The first steps are far below what bfloat16 or float16 tell from 0: parameters of low precision have a float32 copy.
+
 M. Ivgi, O. Hinder, Y. Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule", ICML 2023,
 arXiv:2302.12022.
 """
@@ -19,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from shoal.optim.common import coupled
+from shoal.optim.common import coupled, widened
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import above, at_least
 from shoal.optim.core.optimizer import Settings
@@ -103,8 +105,8 @@ class DoG(Optimizer):
 
     @classmethod
     def links(cls, h: Settings, param: Param) -> Chain:
-        """Decay, then the distance over the gradients."""
-        return *coupled(h.weight_decay), DistanceOverGradients(h.reps_rel, h.eps)
+        """Decay, then the distance over the gradients; a wide copy goes last, so that all chains sum at one place."""
+        return *coupled(h.weight_decay), DistanceOverGradients(h.reps_rel, h.eps), *widened(param)
 
 
 class LDoG(Optimizer):
@@ -120,7 +122,7 @@ class LDoG(Optimizer):
     @classmethod
     def links(cls, h: Settings, param: Param) -> Chain:
         """Decay, then the distance over the gradients."""
-        return *coupled(h.weight_decay), LayerDistanceOverGradients(h.reps_rel, h.eps)
+        return *coupled(h.weight_decay), LayerDistanceOverGradients(h.reps_rel, h.eps), *widened(param)
 
 
 def polynomial_average(gamma: float = 8.0) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

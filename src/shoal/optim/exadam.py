@@ -13,17 +13,21 @@ lr ln(sqrt(2) sqrt(t + 1)), which is `dynamic_step_size=True`. The decay is the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import flag
-from shoal.optim.core.ops import ema_, ema_square_, plus_ratio
+from shoal.optim.core.ops import ema_, ema_square_, plus_ratio, square_plus
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, log, one_minus_power, power, sqrt
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,24 @@ class CrossMomentScaling(Quotient):
 
     def fraction(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
         """Update both moments and return the step as a fraction."""
-        m = ema_(s.m, u, c.new1)
-        v = ema_square_(s.v, u, c.beta2, c.new2)
-        w, squares = m + u, m.square().add_(c.eps)
+        return self._parts(u, ema_(s.m, u, c.new1), ema_square_(s.v, u, c.beta2, c.new2), c)
+
+    def _parts(
+        self, u: Tensor, m: Tensor, v: Tensor, c: Scalars, out: Sequence[Tensor | None] = (None, None, None)
+    ) -> tuple[Tensor, Tensor]:
+        squares, w = square_plus(m, c.eps, out[0]), torch.add(m, u, out=out[1])
         root = plus_ratio(v, v, squares, c.share1).sqrt_().add_(c.least)
-        return plus_ratio(w, w, v + c.eps, c.share2), root
+        return plus_ratio(w, w, torch.add(v, c.eps, out=out[2]), c.share2), root
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for Adam, which takes the moments."""
+        t, c, betas = kernels.steps(), items[0].scalars[-2], (self.beta1, self.beta2)
+
+        def take(b: kernels.Block) -> None:
+            kernels.moments_(b.u, b.s.m, b.s.v, t, b.spare[0], betas)
+            b.p.addcdiv_(*self._parts(b.u, b.s.m, b.s.v, c, b.spare), value=-c.lr * c.times)
+
+        return kernels.by_blocks(items, take, spare=3)
 
 
 class EXAdam(Optimizer):

@@ -6,7 +6,8 @@
 
 The layers are Linear, Conv1d, Conv2d (h are the patches; all groups of channels together), the batch norms and
 LayerNorm over one axis (h is the input of the norm, and its diagonal S * H, channel by channel). Subclasses count as
-long as they keep the `forward`. Attention's projections do not pass through such a layer, and have no factors.
+long as they keep the `forward`. What goes through the projections of `nn.MultiheadAttention` passes through no layer:
+they have no factors.
 """
 
 from __future__ import annotations
@@ -32,14 +33,23 @@ SMALL = 1e-6
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model that have factors, each once."""
+    """The layers of a model that have factors, each once; one without a single weight has none."""
+    apart = {module.out_proj for _, module in attention(model)}
     return [
         layer
         for layer in model.modules()
-        if any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in LAYERS)
-        and getattr(layer, "weight", None) is not None
+        if layer not in apart
+        and any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in LAYERS)
+        and (weight := getattr(layer, "weight", None)) is not None
+        and weight.numel()
         and not (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1)
     ]
+
+
+def attention(model: nn.Module) -> list[tuple[str, nn.MultiheadAttention]]:
+    """Attention of torch's by name, whose projections are layers that nothing passes through."""
+    kind = nn.MultiheadAttention
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, kind) and type(m).forward is kind.forward]
 
 
 def parameters(layer: nn.Module) -> dict[str, Tensor]:

@@ -18,11 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least
-from shoal.optim.core.ops import Number, ema_, plus, root_mean_square
+from shoal.optim.core.ops import Number, ema_, may_hold, plus, root_mean_square
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power
 
@@ -51,18 +52,25 @@ class FisherScaling(Transform):
 
     def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
         """Update f and m and return m with the decay."""
-        f = ema_(s.f, u * u, c.new2)
+        squares = u * u
+        f = ema_(s.f, squares, c.new2)
         root = f.sqrt() if self.power == 0.5 else f.pow(c.power)
-        divisor = root.add_(root_mean_square(u).clamp_max(1.0) * c.eps)
-        inverse = divisor.reciprocal().masked_fill_(divisor == 0.0, 0.0)
-        m = ema_(s.m, _clipped(u * inverse, c.clip), c.new1)
+        least = squares.mean().sqrt().clamp_max(1.0) * c.eps
+        divisor = root.add_(least)
+        inverse = divisor.reciprocal()
+        if may_hold(least < torch.finfo(p.dtype).tiny):
+            inverse.masked_fill_(divisor == 0.0, 0.0)
+        n = u * inverse
+        m = ema_(s.m, n.div_(_excess(n, c.clip)), c.new1)
         if not self.weight_decay:
             return m
-        return plus(m, _clipped(inverse.mul_(p), c.clip), c.weight_decay)
+        w = inverse.mul_(p)
+        return plus(m, w, c.weight_decay / _excess(w, c.clip))
 
 
-def _clipped(x: Tensor, bound: Number) -> Tensor:
-    return x.div_((root_mean_square(x) / bound).clamp_min(1.0))
+def _excess(x: Tensor, bound: Number) -> Tensor:
+    """By how much it is longer than the bound; 1 for what is shorter."""
+    return torch.clamp(root_mean_square(x) / bound, min=1.0)
 
 
 class FAdam(Optimizer):

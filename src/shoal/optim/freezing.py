@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
 from shoal.optim.core.arguments import whole
+from shoal.text import shown
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 _POSITIONS = re.compile(r"(^|_)pos|position|wpe", re.IGNORECASE)
@@ -123,7 +125,7 @@ def _matching(model: nn.Module, patterns: Iterable[str]) -> set[str]:
     chosen = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
     for pattern in chosen:
         if not isinstance(pattern, str):
-            raise ValueError(f"names: got {pattern!r:.80}; strings are allowed, such as {', '.join(names[:3])}")
+            raise ValueError(f"names: got {shown(pattern)}; strings are allowed, such as {', '.join(names[:3])}")
         some = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
         if not some:
             raise ValueError(f"names: got {pattern!r}; names of parameters are allowed, such as {', '.join(names[:3])}")
@@ -160,6 +162,8 @@ class GradualUnfreezing:
             ...
             optimizer.step()
             unfreezing.step()
+
+    `state_dict` and `load_state_dict` serve checkpoints; who resumes makes model, optimizer and this as at first.
 
     J. Howard, S. Ruder, "Universal Language Model Fine-tuning for Text Classification", arXiv:1801.06146 (2018). The
     optimizer is made with all parameters before; what is frozen already stays so, as the embedding that
@@ -202,3 +206,28 @@ class GradualUnfreezing:
         if self.trained == before:
             return []
         return unfreeze(self._model, self._groups[-self.trained])
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far it is: numbers and names, for a checkpoint beside those of model and optimizer."""
+        return {"steps": self.steps, "every": self._every, "groups": [list(group) for group in self._groups]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where another one was: its groups are trained again, the others are frozen.
+
+        Args:
+            state_dict: of one with the same groups and the same `every`, as it is made with the model at its start.
+
+        Raises:
+            ValueError: it is another one's, or none; nothing is changed then.
+        """
+        own = self.state_dict()
+        for name, value in own.items():
+            got = state_dict.get(name)
+            if name == "steps" and not whole(0)(got):
+                raise ValueError(f"state_dict: got steps {got!r}; a whole number >= 0 is allowed")
+            if name != "steps" and got != value:
+                raise ValueError(f"state_dict: got {name} {shown(got)}; {shown(value)} is allowed")
+        self.steps = state_dict["steps"]
+        waiting = len(self._groups) - self.trained
+        for number, group in enumerate(self._groups):
+            (freeze_embeddings if number < waiting else unfreeze)(self._model, group)

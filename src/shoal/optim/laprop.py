@@ -12,6 +12,7 @@ steps by m where lr is 0; here such a step is 0, which is the limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Rule, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import flag
 from shoal.optim.core.given import NOTHING, Supplied
@@ -78,6 +80,10 @@ class LaPropScaling(Transform):
         """lr / c."""
         return c.taken
 
+    def fused(self, items: Sequence[Item]) -> bool:
+        """With torch's kernel for AdamW, to which the average is a parameter whose decay leaves it mu."""
+        return _fused(items, self, behind=0)
+
 
 @dataclass(frozen=True)
 class LaPropWithRates(LaPropScaling):
@@ -107,6 +113,31 @@ class FixedDecayAfter(Transform):
     def after(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
         """Shrink the parameter."""
         p.mul_(c.kept)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """The same as without the decay, which goes into the last pass."""
+        *before, _ = items[0].plan.chain
+        scaling = before[-1] if before else None
+        return type(scaling) is LaPropScaling and _fused(items, scaling, behind=1)
+
+
+def _fused(items: Sequence[Item], scaling: LaPropScaling, behind: int) -> bool:
+    lr = items[0].scalars[-1].lr
+    if scaling.centered or not lr:
+        return False
+    c = items[0].scalars[-2 - behind]
+    kept = items[0].scalars[-2].kept if behind else 1.0
+    numbers = {"lr": -c.new1, "betas": (0.0, scaling.nu), "eps": scaling.eps, "decay": -1.0 / lr}
+    t = kernels.steps(c.t)
+
+    def take(b: kernels.Block) -> None:
+        [u] = b.spare
+        kernels.adam_(b.s.m, b.u, u.zero_(), b.s.n, t, **numbers, largest=b.s.n_max if scaling.amsgrad else None)
+        if behind:
+            b.p.mul_(kept)
+        b.p.sub_(b.s.m, alpha=kept * c.taken)
+
+    return kernels.by_blocks(items, take, spare=1, behind=behind)
 
 
 class LaProp(Optimizer):

@@ -29,7 +29,7 @@ from shoal.optim.core.arguments import at_least, flag
 from shoal.optim.core.ops import plus, plus_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.transform import Granularity
-from shoal.optim.schedules import Schedule
+from shoal.optim.schedules import Schedule, check_warmup
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ def warmup_polynomial(
     >>> [schedule(t) for t in range(6)]
     [0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps: got {warmup_steps}; a number >= 0 and below steps = {steps} is allowed")
+    check_warmup(warmup_steps, steps)
     for name, value in (("peak", peak), ("final", final)):
         if not at_least(0.0)(value):
             raise ValueError(f"{name}: got {value}; a finite number >= 0 is allowed")

@@ -33,7 +33,7 @@ from shoal.optim.core import Argument, Chain, Param, Scalars, Slot, State, Trans
 from shoal.optim.core.arguments import at_least, flag, fractions
 from shoal.optim.core.given import NOTHING, Supplied
 from shoal.optim.core.ops import ema_, plus
-from shoal.optim.core.optimizer import Settings
+from shoal.optim.core.optimizer import Settings, check_closure
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.stepping import Item
 from shoal.optim.first_rate import FromFirstRate, first_rate
@@ -211,6 +211,7 @@ class MARS(FromFirstRate):
             raise ValueError("previous_gradients: got some; only the exact form, is_approx=False, is allowed to")
         loss = None
         if closure is not None:
+            check_closure(closure)
             with torch.enable_grad():
                 loss = closure()
         previous = {p: h for p, h in zip(parameters, given, strict=True) if h is not None}

@@ -27,7 +27,7 @@ from shoal.optim.adopt import ADOPT
 from shoal.optim.amsgrad import AdamNC, AMSGrad
 from shoal.optim.common import DecayAfter, DecoupledDecay, WeightDecay
 from shoal.optim.core import Chain, Optimizer, Param, Rule
-from shoal.optim.core.arguments import finite
+from shoal.optim.core.arguments import SHARED, check, finite
 from shoal.optim.core.optimizer import Links
 from shoal.optim.laprop import FixedDecayAfter
 from shoal.optim.lion import Lion
@@ -36,6 +36,7 @@ from shoal.optim.radam import DecayOfTakenSteps
 from shoal.optim.rmsprop import RMSProp
 from shoal.optim.sgd import SGD
 from shoal.optim.widths import Base, Family, Width, divide_readouts, redraw, rescale, some_of, widths
+from shoal.text import shown
 
 Init = Literal["rescale", "redraw", "keep"]
 Make: TypeAlias = Callable[..., torch.optim.Optimizer]
@@ -122,10 +123,10 @@ def _family(cls: type | None, optimizer: Any, family: Family | None) -> Family:
         return "adam"
     if cls in LINEAR:
         return "sgd"
-    shown = cls.__name__ if cls else getattr(optimizer, "name", None) or repr(optimizer)[:80]
+    got = cls.__name__ if cls else getattr(optimizer, "name", None) or shown(optimizer)
     known = sorted({c.__name__ for c in (*ENTRY_WISE, *LINEAR)})
     raise ValueError(
-        f"optimizer: got {shown}, whose exponents are not known; {', '.join(known)} are allowed, or family= says which"
+        f"optimizer: got {got}, whose exponents are not known; {', '.join(known)} are allowed, or family= says which"
     )
 
 
@@ -171,10 +172,10 @@ def _decay(cls: type | None, family: Family, settings: Mapping[str, Any], model:
     if family == "sgd":
         return "apart" if kind == "apart" else "with lr"
     if kind in ("coupled", "unknown"):
-        shown = cls.__name__ if cls else "this optimizer"
+        which = cls.__name__ if cls else "this optimizer"
         why = "which adds it to the gradient" if kind == "coupled" else "whose decay is not known"
         raise ValueError(
-            f"weight_decay: got {settings['weight_decay']} for {shown}, {why}; 0 is allowed in muP, or an optimizer "
+            f"weight_decay: got {settings['weight_decay']} for {which}, {why}; 0 is allowed in muP, or an optimizer "
             "with decoupled decay, such as AdamW"
         )
     return kind
@@ -198,6 +199,7 @@ def _groups(
     settings = {**defaults, **given}
     if settings.get("lr") is None:
         raise ValueError("lr: got none; the learning rate of the base model is needed")
+    _check(cls, settings)
     decay = _decay(cls, family, settings, model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, p in model.named_parameters():
@@ -206,6 +208,16 @@ def _groups(
             groups[rate, gradient] = {"params": [], **_own(settings, rate, found[name], decay)}
         groups[rate, gradient]["params"].append((name, p))
     return list(groups.values())
+
+
+def _check(cls: type | None, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are no numbers before anything is multiplied by them."""
+    if cls is not None and issubclass(cls, Optimizer):
+        check(cls, {name: settings[name] for name in cls.arguments if name in settings})
+        return
+    for name in ("lr", "weight_decay"):
+        if name in settings and not SHARED[name].check(settings[name]):
+            raise ValueError(f"{name}: got {shown(settings[name])}; {SHARED[name].allowed} is allowed")
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import coupled, decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
 from shoal.optim.core.arguments import at_least, flag
 from shoal.optim.core.ops import ema_, ema_square_, plus_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, one_minus_power, power, sqrt
+from shoal.optim.core.stepping import Item
 
 WARM_UP = 0.96
 TERMS = 54  # of the series: what is left out is below 2^-54 of its sum
@@ -65,6 +68,19 @@ class NAdamScaling(Quotient):
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         return plus_(m * c.of_momentum, u, c.of_gradient), v.sqrt().add_(c.least)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel for Adam, whose first moment is the mix of a copy of the momentum with the gradient."""
+        t, c = kernels.steps(), items[0].scalars[-2]
+        whole = c.of_momentum + c.of_gradient
+        betas = c.of_momentum / whole, self.beta2
+
+        def take(b: kernels.Block) -> None:
+            [mix] = b.spare
+            mix.copy_(ema_(b.s.m, b.u, c.new1))
+            kernels.adam_(b.p, b.u, mix, b.s.v, t, lr=c.lr * whole, betas=betas, eps=c.least)
+
+        return kernels.by_blocks(items, take, spare=1)
 
 
 def momentum_product(beta1: float, decay: float, t: Scalar) -> Scalar:

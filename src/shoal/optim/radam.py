@@ -15,18 +15,21 @@ gradient as in torch unless `decoupled_weight_decay=True`, as the authors have i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.common import coupled, decoupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.arguments import at_least, flag
 from shoal.optim.core.ops import choose, ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar, maximum, one_minus_power, power, sqrt, where
+from shoal.optim.core.stepping import Item
 
 
 def length(t: Scalar, beta2: float) -> Scalar:
@@ -84,6 +87,12 @@ class RAdamScaling(Quotient):
         m = ema_(s.m, u, c.new1)
         v = ema_square_(s.v, u, c.beta2, c.new2)
         return m, choose(c.adaptive, lambda: v.sqrt().add_(c.eps), lambda: torch.ones_like(v))
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel for Adam, in adaptive steps."""
+        c = items[0].scalars[-2]
+        betas = self.beta1, self.beta2
+        return c.adaptive and kernels.adam(items, betas, self.eps, times=c.times, t=kernels.ENDLESS)
 
 
 @dataclass(frozen=True)

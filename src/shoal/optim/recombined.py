@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from shoal.optim.core import Chain, Optimizer, Param, Rule, Transform
 from shoal.optim.core.arguments import check
+from shoal.text import shown
 
 Link = Transform | Rule | type[Optimizer]
 
@@ -22,7 +25,7 @@ def chain(*links: Link, lr: float = 1e-3, name: str = "Chained") -> type[Optimiz
         stacked peers.
 
     Raises:
-        ValueError: a link is none of these, or there is none.
+        ValueError: a link is none of these, or there is none, or a transform has no number where it needs one.
 
     >>> import torch
     >>> from shoal.optim import AdamScaling, CautiousMask, DecoupledDecay, chain
@@ -37,7 +40,10 @@ def chain(*links: Link, lr: float = 1e-3, name: str = "Chained") -> type[Optimiz
     for link in links:
         if isinstance(link, type) and issubclass(link, Optimizer) and "lr" in link.arguments:
             parts.append(link.rule())
-        elif isinstance(link, Transform) or (isinstance(link, Rule) and link.frame is None):
+        elif isinstance(link, Transform):
+            _check_fields(link)
+            parts.append(link)
+        elif isinstance(link, Rule) and link.frame is None:
             parts.append(link)
         else:
             raise ValueError(f"links: got {link!r}; transforms, rules and optimizer classes are allowed")
@@ -54,3 +60,13 @@ def chain(*links: Link, lr: float = 1e-3, name: str = "Chained") -> type[Optimiz
         "links": classmethod(lambda cls, h, param: flat(param)),
     }
     return type(name, (Optimizer,), body)
+
+
+def _check_fields(link: Transform) -> None:
+    """Refuse a transform with text or nothing where it says that it takes a number, and what is no dataclass."""
+    if not dataclasses.is_dataclass(link):
+        raise ValueError(f"links: got {type(link).__name__}, which is no dataclass; frozen ones are allowed")
+    for field in dataclasses.fields(link):
+        value = getattr(link, field.name)
+        if field.type in ("int", "float", int, float) and not isinstance(value, int | float):
+            raise ValueError(f"links: got {field.name} = {shown(value)} of {type(link).__name__}; a number is allowed")

@@ -17,11 +17,13 @@ the order of epsilon^-4, if the rate and 1 - alpha go with epsilon^2, as `statio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from shoal.optim import kernels
 from shoal.optim.adam import Adam
 from shoal.optim.common import Momentum, coupled
 from shoal.optim.core import Argument, Chain, Optimizer, Param, Quotient, Scalars, Slot, State
@@ -29,6 +31,7 @@ from shoal.optim.core.arguments import SHARED, above, flag
 from shoal.optim.core.ops import ema_, ema_square_
 from shoal.optim.core.optimizer import Settings
 from shoal.optim.core.scalars import Scalar
+from shoal.optim.core.stepping import Item
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ class RMSScaling(Quotient):
         a = ema_(s.mean, u, c.new)
         variance = v.addcmul(a, a, value=-1.0).clamp_min_(0.0)
         return u, variance.add_(c.eps).sqrt_() if self.eps_in_root else variance.sqrt_().add_(c.eps)
+
+    def fused(self, items: Sequence[Item]) -> bool:
+        """By torch's kernel for Adam, whose first moment is the gradient if beta1 = 0."""
+        t, lr = kernels.steps(), items[0].scalars[-2].lr
+
+        def take(b: kernels.Block) -> None:
+            [m] = b.spare
+            kernels.adam_(b.p, b.u, m.zero_(), b.s.v, t, lr=lr, betas=(0.0, self.alpha), eps=self.eps)
+
+        return not (self.centered or self.eps_in_root) and kernels.by_blocks(items, take, spare=1)
 
 
 class RMSProp(Optimizer):

@@ -53,12 +53,13 @@ class Rotation:
     def __call__(self, x: Tensor) -> Tensor:
         """R x of a vector [n]."""
         x = x[self._order(x.device)]
-        return torch.cat([_turned(part, a, b) for part, a, b in self._parts(x)])
+        return torch.cat([_turned(part, a, b) for part, a, b in self._parts(x)]) if self.n else x
 
     def back(self, y: Tensor) -> Tensor:
         """R' y of a vector [n]."""
         x = torch.empty_like(y)
-        x[self._order(y.device)] = torch.cat([_turned(part, a.T, b.T) for part, a, b in self._parts(y)])
+        if self.n:
+            x[self._order(y.device)] = torch.cat([_turned(part, a.T, b.T) for part, a, b in self._parts(y)])
         return x
 
     def _order(self, device: torch.device) -> Tensor:
@@ -180,6 +181,7 @@ class Rotated(Wrapper):
 
     place: ClassVar[int] = 3
     ahead: ClassVar[bool] = True
+    once: ClassVar[bool] = True
     outermost: ClassVar[bool] = True
 
     frame: RotatedFrame

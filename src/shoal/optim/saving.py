@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.files import atomically
+from shoal.files import write_tensors
 
 FORMAT = 1
 KEY = "shoal.optim"
@@ -30,10 +30,9 @@ def save(optimizer: torch.optim.Optimizer, path: str | Path) -> None:
         path: file to write or to replace; missing folders are made.
 
     Raises:
+        OSError: the file cannot be written, and why.
         ValueError: the state holds something else.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
     about = {
         "format": FORMAT,
@@ -41,8 +40,7 @@ def save(optimizer: torch.optim.Optimizer, path: str | Path) -> None:
         "parameters": _shapes(optimizer),
         "state": _described(optimizer.state_dict(), "", tensors),
     }
-    with atomically(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
+    write_tensors(Path(path), tensors, {KEY: json.dumps(about)})
 
 
 def load(optimizer: torch.optim.Optimizer, path: str | Path) -> None:
@@ -59,7 +57,7 @@ def load(optimizer: torch.optim.Optimizer, path: str | Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:

@@ -15,8 +15,13 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
+from typing import TypeVar
 
+from shoal.text import shown
+
+T = TypeVar("T")
 Schedule = Callable[[float], float]
 
 
@@ -32,8 +37,7 @@ def linear_scaling(batch: int, *, base_lr: float = 0.1, base_batch: int = 256) -
     3.2
     """
     for name, value in (("batch", batch), ("base_batch", base_batch)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}; at least 1 is allowed")
+        _checked(name, value, _is_number(value) and value >= 1, "a finite number >= 1")
     return _rate("base_lr", base_lr) * batch / base_batch
 
 
@@ -57,9 +61,7 @@ def step_decay(lr: float, milestones: Sequence[float], factor: float = 0.1) -> S
     """
     _rate("lr", lr)
     _rate("factor", factor)
-    ordered = tuple(milestones)
-    if any(a >= b for a, b in itertools.pairwise(ordered)):
-        raise ValueError(f"milestones: got {ordered}; numbers in rising order are allowed")
+    ordered = _rising(milestones)
     return lambda step: lr * factor ** bisect.bisect_right(ordered, step)
 
 
@@ -106,8 +108,7 @@ def power_decay(lr: float, power: float, steps: float = 1.0) -> Schedule:
     """
     _rate("lr", lr)
     _rate("power", power)
-    if not 0.0 < steps < math.inf:
-        raise ValueError(f"steps: got {steps}; a finite number > 0 is allowed")
+    _checked("steps", steps, _is_number(steps) and steps > 0.0, "a finite number > 0")
     return lambda step: float(lr * (1.0 + step / steps) ** -power)
 
 
@@ -129,8 +130,7 @@ def warmup_cosine(peak: float, *, steps: int, warmup_steps: int = 0, final: floa
     """
     _rate("peak", peak)
     _rate("final", final)
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps: got {warmup_steps}; a number >= 0 and below steps = {steps} is allowed")
+    check_warmup(warmup_steps, steps)
 
     def rate(step: float) -> float:
         t = step + 1.0
@@ -161,20 +161,47 @@ def large_minibatch(
         warmup: length of the warm-up in epochs.
         milestones: epochs from which the rate is a tenth of what it was before.
     """
-    if not 0.0 < epoch < math.inf:
-        raise ValueError(f"epoch: got {epoch}; a number of steps above 0 is allowed")
+    _checked("epoch", epoch, _is_number(epoch) and epoch > 0.0, "a finite number > 0")
+    _rate("warmup", warmup)
     target = linear_scaling(batch, base_lr=base_lr, base_batch=base_batch)
-    schedule = step_decay(target, [m * epoch for m in milestones])
+    schedule = step_decay(target, [m * epoch for m in _rising(milestones)])
     return gradual_warmup(schedule, start=base_lr, steps=warmup * epoch) if batch > base_batch else schedule
 
 
 def _warmed(schedule: Schedule, start: float, steps: float) -> float:
     _rate("start", start)
     _rate("steps", steps)
+    _checked("schedule", schedule, callable(schedule), "a function from the step to the rate, such as constant(0.1),")
     return schedule(steps)
 
 
+def check_warmup(warmup_steps: float, steps: float) -> None:
+    """Refuse a warm-up that does not end within the training.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    _checked("steps", steps, _is_number(steps) and steps > 0, "a finite number > 0")
+    fits = _is_number(warmup_steps) and 0 <= warmup_steps < steps
+    _checked("warmup_steps", warmup_steps, fits, f"a number >= 0 and below steps = {steps}")
+
+
+def _rising(milestones: Sequence[float]) -> tuple[float, ...]:
+    found = tuple(milestones) if isinstance(milestones, Iterable) else None
+    if found is None or not all(map(_is_number, found)) or any(a >= b for a, b in itertools.pairwise(found)):
+        raise ValueError(f"milestones: got {shown(milestones)}; numbers in rising order are allowed")
+    return found
+
+
 def _rate(name: str, value: float) -> float:
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"{name}: got {value}; a finite number >= 0 is allowed")
+    return _checked(name, value, _is_number(value) and value >= 0.0, "a finite number >= 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked(name: str, value: T, fits: bool, allowed: str) -> T:
+    if not fits:
+        raise ValueError(f"{name}: got {shown(value)}; {allowed} is allowed")
     return value

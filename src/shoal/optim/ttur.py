@@ -29,7 +29,8 @@ from shoal.optim.core.arguments import above, whole
 from shoal.optim.core.plan import Memory
 from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.schedules import Schedule, power_decay
-from shoal.optim.wrapping import Wrapper
+from shoal.optim.wrapping import Wrapper, asks_for_closure
+from shoal.text import shown
 
 Loss = Callable[[], Tensor]
 Order = Literal["simultaneous", "alternating"]
@@ -81,6 +82,12 @@ class TTUR(torch.optim.Optimizer):
         for name, player in zip(PLAYERS, (generator, discriminator), strict=True):
             if not isinstance(player, torch.optim.Optimizer):
                 raise ValueError(f"{name}: got {type(player).__name__}; a torch.optim.Optimizer is allowed")
+            core = player.core if isinstance(player, Wrapper) else player
+            if asks_for_closure(core):
+                raise ValueError(
+                    f"{name}: got {type(core).__name__}, which calls a closure several times a step; one whose step "
+                    "takes gradients as they are is allowed"
+                )
         if not whole(1)(discriminator_steps):
             raise ValueError(f"discriminator_steps: got {discriminator_steps!r}; a whole number >= 1 is allowed")
         if order not in ("simultaneous", "alternating"):
@@ -152,7 +159,7 @@ class TTUR(torch.optim.Optimizer):
         """
         for name, rule in zip(PLAYERS, (generator, discriminator), strict=True):
             if not isinstance(rule, Rule) or not above(0.0)(rule.lr):
-                raise ValueError(f"{name}: got {rule!r:.80}; a Rule with a learning rate > 0 is allowed")
+                raise ValueError(f"{name}: got {shown(rule)}; a Rule with a learning rate > 0 is allowed")
             if rule.frame is not None:
                 raise ValueError(f"{name}: got a rule in coordinates of its own; one in the model's is allowed")
         if not isinstance(discriminates, str) or not discriminates:

@@ -32,7 +32,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from shoal.optim.core.arguments import at_least, whole
 from shoal.tensors.random import key, normal
+from shoal.text import shown
 
 Family = Literal["adam", "sgd"]
 Kind = Literal["input", "hidden", "output", "vector", "fixed"]
@@ -137,8 +139,8 @@ def _width(name: str, growth: list[float], owners: list[tuple[str, nn.Module]], 
         axis = 1
     else:
         raise ValueError(f"model: {name} is wider along axes {wider}; sums= has to say which one is summed over")
-    if axis is not None and not 0 <= axis < len(growth):
-        raise ValueError(f"sums: got axis {axis} for {name}; one of 0 to {len(growth) - 1} is allowed")
+    if axis is not None and not (whole(0)(axis) and axis < len(growth)):
+        raise ValueError(f"sums: got axis {axis!r} for {name}; one of 0 to {len(growth) - 1} is allowed")
     out = [growth[i] for i in wider if i != axis]
     if len(out) > 1:
         raise ValueError(f"model: {name} puts out {len(out)} dimensions that are wider; at most one is allowed")
@@ -173,7 +175,7 @@ def _shapes(base: Base) -> dict[str, tuple[int, ...]]:
     if isinstance(base, nn.Module):
         return {name: tuple(p.shape) for name, p in base.named_parameters()}
     if not isinstance(base, Mapping):
-        raise ValueError(f"base_model: got {base!r:.80}; a module, or shapes by name, is allowed")
+        raise ValueError(f"base_model: got {shown(base)}; a module, or shapes by name, is allowed")
     return {name: tuple(shape) for name, shape in base.items()}
 
 
@@ -206,8 +208,8 @@ def attention_scale(head_dim: int, base_head_dim: int) -> float:
     (0.25, 0.0625)
     """
     for name, value in (("head_dim", head_dim), ("base_head_dim", base_head_dim)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}; at least 1 is allowed")
+        if not at_least(1)(value):
+            raise ValueError(f"{name}: got {value!r}; a finite number >= 1 is allowed")
     return math.sqrt(base_head_dim) / head_dim
 
 
@@ -264,8 +266,10 @@ def redraw(
         zero_output: output weights are 0 instead.
 
     Raises:
-        ValueError: as of `rescale`.
+        ValueError: the seed is not allowed, or as of `rescale`.
     """
+    if not whole(0)(seed):
+        raise ValueError(f"seed: got {seed!r}; a whole number >= 0 is allowed")
     rescale(model, base, sums=sums)
     found, (layers, biases, tables) = widths(model, base, sums=sums), _layers(model)
     for name, p in model.named_parameters():

@@ -11,12 +11,14 @@ slow weights follow (Lookahead), parameters are turned back (Rotated). A forecas
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from shoal.optim.core.optimizer import check_closure
 from shoal.optim.core.scaler import scale_taken_off
 
 
@@ -32,15 +34,18 @@ class Wrapper(torch.optim.Optimizer):
         evaluating: whether parameters hold the weights to evaluate (`eval`).
         place: where it acts: lower ones nearer to the step.
         ahead: whether a closure is called before anything acts.
+        once: whether optimizers that call a closure as often as they like (LBFGS) are refused.
         elsewhere: whether gradients are taken elsewhere than at the weights that the step starts from.
         outermost: whether other wrappers must stand inside.
 
     Raises:
-        ValueError: `optimizer` is not one, or it is a wrapper that must be the outermost.
+        ValueError: `optimizer` is not one, or it is a wrapper that must be the outermost, or calls a closure by itself
+            where that cannot be.
     """
 
     place: ClassVar[int] = 0
     ahead: ClassVar[bool] = False
+    once: ClassVar[bool] = False
     elsewhere: ClassVar[bool] = False
     outermost: ClassVar[bool] = False
 
@@ -53,6 +58,12 @@ class Wrapper(torch.optim.Optimizer):
         if isinstance(optimizer, Wrapper) and optimizer.outermost:
             name = type(optimizer).__name__
             raise ValueError(f"optimizer: got {name}, around which nothing stands; {name}(...) of this one is allowed")
+        core = optimizer.core if isinstance(optimizer, Wrapper) else optimizer
+        if self.once and asks_for_closure(core):
+            raise ValueError(
+                f"optimizer: got {type(core).__name__}, which calls a closure several times a step, where "
+                f"{type(self).__name__} cannot act; one whose step takes gradients as they are is allowed"
+            )
         # torch's own way to make an optimizer out of parts: hooks and profiling are set up, no groups are added
         self.__setstate__({"inner": optimizer, "evaluating": False, "_aside": {}, **settings})
 
@@ -172,6 +183,8 @@ class Wrapper(torch.optim.Optimizer):
             return self._step(closure, **further) if ready else None
 
     def _step(self, closure: Callable[[], float] | None, **further: Any) -> float | None:
+        if closure is not None:
+            check_closure(closure)
         layers = self.layers
         if any(layer.evaluating for layer in layers):
             raise RuntimeError("step: parameters hold the weights to evaluate; call train() before the next gradient")
@@ -295,6 +308,12 @@ class Wrapper(torch.optim.Optimizer):
             earlier = sum(type(other) is type(layer) for _, other in result)
             result.append((f"{name}{earlier + 1}" if earlier else name, layer))
         return result
+
+
+def asks_for_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step is none without a closure."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
 
 
 def decay_left(core: torch.optim.Optimizer, group: dict[str, Any]) -> float:

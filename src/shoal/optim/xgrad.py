@@ -74,7 +74,7 @@ class XGrad(Wrapper):
     (`wrapping.decay_left`).
 
     Args:
-        optimizer: any `torch.optim.Optimizer` that needs no closure, another wrapper too.
+        optimizer: any `torch.optim.Optimizer` that calls a closure no more than once, another wrapper too.
         prediction_steps: s, any finite number; 0 is the optimizer itself.
 
     Raises:
@@ -83,6 +83,7 @@ class XGrad(Wrapper):
 
     place: ClassVar[int] = 1
     ahead: ClassVar[bool] = True
+    once: ClassVar[bool] = True
     elsewhere: ClassVar[bool] = True
 
     prediction_steps: float

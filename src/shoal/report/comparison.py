@@ -291,8 +291,9 @@ class _Detail:
 
     name: str
     facts: list[tuple[str, str]]
-    heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    heads: list[str]
+    rows: list[list[str]]
+    words: list[int]
 
 
 def _details(comparison: Comparison, entry: Entry) -> _Detail:
@@ -304,21 +305,19 @@ def _details(comparison: Comparison, entry: Entry) -> _Detail:
     ]
     if entry.schedule:
         facts.append(("schedule", entry.schedule))
-    rows: list[tuple[str, ...]] = []
+    heads = ["learning rate", "searched", f"validation {shown.label}", "validation loss", "outcome"]
+    rows: list[list[str]] = []
     for i, trial in sorted(enumerate(entry.trials), key=lambda pair: pair[1].lr):
         searched = ", ".join(
             f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
             for name, value in trial.settings.items()
         )
-        rows.append(
-            (
-                loss.show(trial.lr),
-                searched,
-                shown.show(trial.mean, trial.spread),
-                loss.show(trial.loss),
-                f"{trial.diverged} of {len(trial.scores)}" if trial.diverged else "",
-                "chosen" if i == entry.best else "",
-            )
-        )
-    heads = ("learning rate", "searched", f"validation {shown.label}", "validation loss", "diverged", "")
-    return _Detail(entry.name, facts, heads, rows)
+        outcome = ["chosen"] if i == entry.best else []
+        outcome += [f"{trial.diverged} of {len(trial.scores)} diverged"] if trial.diverged else []
+        score = shown.show(trial.mean, trial.spread)
+        rows.append([loss.show(trial.lr), searched, score, loss.show(trial.loss), ", ".join(outcome)])
+    if not any(row[1] for row in rows):  # nothing but rates was searched
+        del heads[1]
+        rows = [[rate, *others] for rate, _, *others in rows]
+    words = [place for place, head in enumerate(heads) if head in ("searched", "outcome")]
+    return _Detail(entry.name, facts, heads, rows, words)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.report.units import human_time
+from shoal.text import cut
 
 _TROUBLE = (
     "crash", "fault", "fail", "error", "restart", "leave", "left", "join", "partition", "lost", "refus",
@@ -100,5 +101,4 @@ def _line(event: dict[str, Any], trouble: bool) -> Line:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 160 else f"{text[:157]}..."
+    return cut(value if isinstance(value, str) else json.dumps(value, default=str), 160)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +23,7 @@ from shoal.report.units import MISSING, byte_unit, human_bytes, human_time, time
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _OTHER_METRICS = 8
 _DIFFERENCES = 12
@@ -53,7 +55,15 @@ def _environment() -> "Environment":
     loader = FunctionLoader(_source)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters["time"] = human_time
+    made.filters["parts"] = parts
     return made
+
+
+def parts(text: object) -> "Markup":
+    """Text, escaped, that may be broken behind the signs that stand between the parts of a name."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=[:+/_])(?=\w)|(?<=,)(?=[^\W\d])", "<wbr>", escape(text)))
 
 
 def _source(name: str) -> str:

@@ -16,6 +16,7 @@ from shoal.engine.links import Link
 from shoal.learning import Task
 from shoal.learning.data import Data
 from shoal.optim import Rule
+from shoal.text import shown
 from shoal.topology import Topology
 
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "none"}
@@ -133,8 +134,8 @@ def check_object(name: str, value: Any) -> None:
     """
     fits, allowed = _OBJECTS[name]
     if not fits(value):
-        shown = f"the class {value.__name__}" if isinstance(value, type) else " ".join(repr(value).split())[:80]
-        raise ValueError(f"{name}: got {shown}; a name or {allowed} is allowed")
+        got = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
+        raise ValueError(f"{name}: got {got}; a name or {allowed} is allowed")
 
 
 def _some(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:

@@ -26,6 +26,7 @@ from shoal.simulation.given import build, build_task
 from shoal.simulation.run import check_name
 from shoal.simulation.settings import Settings
 from shoal.tensors.random import hash01, key
+from shoal.text import shown
 from shoal.topology import Topology, complete, from_edges, is_connected, star
 
 
@@ -171,7 +172,7 @@ class Parts:
             raise Refused(f"{self.name} needs data at every peer, and peer {relays[0]} is to be a relay")
         for i, rows in enumerate(indices):
             if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.dim() != 1:
-                raise ValueError(f"partition: the samples of peer {i} must be a tensor [m] of int64, got {rows!r:.80}")
+                raise ValueError(f"partition: the samples of peer {i} must be a tensor [m] of int64, got {shown(rows)}")
             if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(train)):
                 raise ValueError(
                     f"partition: peer {i} is given samples {int(rows.min())} to {int(rows.max())}; "

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.engine.simulated import Metric
-from shoal.files import atomically, save_tensors
+from shoal.files import atomically, write_tensors
 from shoal.names import suggestion
+from shoal.text import shown
 
 FORMAT = 1
 COLUMNS = ("time", "round", "bytes", "peer", "metric", "value")
@@ -99,7 +100,7 @@ class Run:
             path.write_text(self.metrics_csv(), encoding="utf-8")
         if self.models:
             vectors = {f"peer/{id}/model": vector.detach().cpu() for id, vector in self.models.items()}
-            save_tensors(
+            write_tensors(
                 self.folder / "model.safetensors", {name: v.contiguous().clone() for name, v in vectors.items()}
             )
         self._save_log(self.folder / "log.jsonl")
@@ -151,7 +152,7 @@ def check_name(name: str) -> str:
         ValueError: it is empty, too long, or has a slash or a control character in it.
     """
     if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable() or set(name) & {"/", "\\"}:
-        raise ValueError(f"name: got {name!r:.120}; 1 to 100 printable characters without / and \\ are allowed")
+        raise ValueError(f"name: got {shown(name, 120)}; 1 to 100 printable characters without / and \\ are allowed")
     return name
 
 

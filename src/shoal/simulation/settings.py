@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shoal import names
 from shoal.simulation.computing import check_compute
+from shoal.simulation.refusals import refusal
+from shoal.text import shown
 
 _WHOLE = ("peers", "batch", "rounds", "seed", "evaluate", "eval_samples", "eval_peers", "workers")
 
@@ -89,7 +91,7 @@ class Settings(BaseModel):
     def _not_a_truth_value(cls, value: Any) -> Any:
         """`peers = true` is a slip, not one peer."""
         if isinstance(value, bool):
-            raise ValueError("input should be a whole number")
+            raise ValueError("not a number")
         return value
 
     @field_validator("codec", mode="before")
@@ -128,13 +130,7 @@ class Settings(BaseModel):
         try:
             settings = Settings(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            message = first["msg"].removeprefix("Value error, ")
-            if not first["loc"]:  # of several fields together; the message names them
-                raise ValueError(message) from None
-            raise ValueError(
-                f"{first['loc'][0]}: got {first['input']!r:.80}; {message[0].lower()}{message[1:]}"
-            ) from None
+            raise ValueError(refusal(Settings, error)) from None
         for kind in names.KINDS:
             value = getattr(settings, kind)
             if value is not None:
@@ -169,5 +165,5 @@ class Settings(BaseModel):
             if name not in known:
                 raise ValueError(f"{path}: {name!r} is not a setting{names.suggestion(name, known)}")
             if (name in names.KINDS or name in ("name", "out")) and not isinstance(value, str):
-                raise ValueError(f"{path}: {name}: got {value!r:.80}; text in quotes is allowed")
+                raise ValueError(f"{path}: {name}: got {shown(value)}; text in quotes is allowed")
         return values

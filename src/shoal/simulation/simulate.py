@@ -30,6 +30,7 @@ from shoal.simulation.probe import Probe
 from shoal.simulation.run import FORMAT, Run, new_folder, summarise
 from shoal.simulation.settings import Settings
 from shoal.tensors.random import hash01, key
+from shoal.text import shown
 from shoal.topology import Topology
 
 SAVE_EVERY = 10.0  # wall seconds between two intermediate saves of a run folder, at least
@@ -228,7 +229,7 @@ class _Experiment:
         life = self.parts.protocol(me)
         if not inspect.isawaitable(life):
             raise ValueError(
-                f"protocol: {self.parts.name} gave {life!r:.80}; a coroutine, as of `async def`, is needed"
+                f"protocol: {self.parts.name} gave {shown(life)}; a coroutine, as of `async def`, is needed"
             )
         await life
 

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from shoal.tensors.finite import all_finite
 from shoal.tensors.structs import Payload, struct_of
+from shoal.text import shown
 
 __all__ = [
     "LIMIT",
@@ -367,7 +368,7 @@ def _struct(items: list[Any], body: _Body, depth: int) -> Payload:
     name = items[0] if items else None
     cls = Payload._registry.get(name) if type(name) is str else None
     if cls is None:
-        raise MalformedPayload(f"unknown struct {name!r:.100}; is the module that defines it imported?")
+        raise MalformedPayload(f"unknown struct {shown(name, 100)}; is the module that defines it imported?")
     try:
         shape = struct_of(cls)
     except TypeError as error:
@@ -386,7 +387,7 @@ def _struct(items: list[Any], body: _Body, depth: int) -> Payload:
 
 def _length(x: Any) -> int:
     if type(x) is not int or x < 0:
-        raise MalformedPayload(f"a size must be a whole number >= 0, got {x!r:.100}")
+        raise MalformedPayload(f"a size must be a whole number >= 0, got {shown(x, 100)}")
     return x
 
 
@@ -411,7 +412,7 @@ def expect_whole(name: str, value: Any, low: int = 0, high: int = 1 << 48) -> in
         MalformedPayload: it is something else; the message begins with `name`.
     """
     if type(value) is not int or not low <= value <= high:
-        raise MalformedPayload(f"{name}: got {value!r:.80}; a whole number from {low} to {high} is needed")
+        raise MalformedPayload(f"{name}: got {shown(value)}; a whole number from {low} to {high} is needed")
     return value
 
 

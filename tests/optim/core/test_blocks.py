@@ -1,4 +1,4 @@
-"""Element-wise chains in cache-sized blocks: the same bits as in one piece, wherever the blocks end."""
+"""Element-wise chains in cache-sized blocks, and small parameters together: the same bits, wherever pieces end."""
 
 from __future__ import annotations
 
@@ -103,6 +103,69 @@ def test_a_transform_sees_a_block_at_a_time(size: int, expected: list[int]) -> N
     step_items([Item(plan, p, torch.ones(size), plan.fresh(p), plan.scalars(1.0, 1.0))])
     assert seen == expected
     assert p.unique().tolist() == [-0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("negate", [False, True])
+def test_small_parameters_together_give_the_bits_of_each_alone(dtype: torch.dtype, negate: bool) -> None:
+    """Whatever their shapes and layouts."""
+    shapes = [(3, 5), (), (7,), (0,), (2, 3, 2), (5, 4)]
+    pairs = [draws(shape, dtype) for shape in shapes]
+    pairs[-1] = tuple(x.t().contiguous().t() for x in pairs[-1])  # type: ignore[assignment]
+    own = [p.clone() for p, _ in pairs]
+    plans = [Plan(CHAIN, p.shape) for p in own]
+    states = [plan.fresh(p) for plan, p in zip(plans, own, strict=True)]
+    for t in range(1, 4):
+        scalars = plans[0].scalars(float(t), 0.1)
+        step_items(
+            [
+                Item(plan, p, g * t, state, scalars, negate)
+                for plan, p, (_, g), state in zip(plans, own, pairs, states, strict=True)
+            ]
+        )
+    for (p, g), q, state in zip(pairs, own, states, strict=True):
+        expected = stepped(p, g, negate=negate)
+        assert all(torch.equal(a, b) for a, b in zip([q, *state.values()], expected, strict=True))
+
+
+def together(sizes: list[int]) -> list[int]:
+    """How much a transform is given at once of parameters of these sizes."""
+    seen: list[int] = []
+    chain = (Sizes((seen,)),)
+    plans = [Plan(chain, (size,)) for size in sizes]
+    ps = [torch.zeros(size) for size in sizes]
+    shared = plans[0].scalars(1.0, 1.0)
+    step_items([Item(plan, p, torch.ones_like(p), plan.fresh(p), shared) for plan, p in zip(plans, ps, strict=True)])
+    assert all(p.unique().tolist() == [-0.5] for p in ps)
+    return seen
+
+
+def test_a_transform_sees_small_parameters_at_once_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert together([3, 5, 2]) == [10]
+    assert together([3, SMALL + 1, 2]) == [SMALL, 1, 5]
+    monkeypatch.setattr(stepping, "PACK", 10)
+    assert together([3, 5, 4, 6, 7]) == [8, 10, 7]
+    monkeypatch.setattr(stepping, "SMALL", 4)
+    assert together([3, 5, 1]) == [5, 4]
+
+
+def test_only_what_shares_its_numbers_goes_together() -> None:
+    seen: list[int] = []
+    plan = Plan((Sizes((seen,)),), (3,))
+    ps = [torch.zeros(3) for _ in range(3)]
+    one, other = plan.scalars(1.0, 1.0), plan.scalars(1.0, 2.0)
+    step_items([Item(plan, p, torch.ones(3), plan.fresh(p), c) for p, c in zip(ps, (one, other, one), strict=True)])
+    assert seen == [6, 3]
+    assert [p.unique().item() for p in ps] == [-0.5, -1.0, -0.5]
+
+
+def test_a_gradient_of_another_size_is_not_hidden_among_others() -> None:
+    plans = [Plan((Sizes(),), (size,)) for size in (3, 4)]
+    ps, scalars = [torch.zeros(3), torch.zeros(4)], plans[0].scalars(1.0, 1.0)
+    with pytest.raises(AssertionError):
+        step_items(
+            [Item(plan, p, g, plan.fresh(p), scalars) for plan, p, g in zip(plans, ps, reversed(ps), strict=True)]
+        )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,14 @@ import pickle
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.profiler import ProfilerActivity, profile
 
+from shoal.optim import MARS, BAdam, Cautious
 from shoal.optim.adam import Adam, AdamScaling
 from shoal.optim.adamw import AdamW
 from shoal.optim.common import Momentum, coupled, decoupled
@@ -101,7 +105,17 @@ def test_text_and_truth_are_not_numbers(value: Any) -> None:
         Plain([nn.Parameter(torch.zeros(2))], shift=value)
 
 
-@pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (3, "int"), (nn.Linear(2, 2), "Linear")])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        ("weight", "str"),
+        (nn.Linear(2, 2), "Linear"),
+        (nn.Sequential(nn.Linear(2, 2)), "Sequential"),
+        (nn.Linear(2, 2).state_dict(), "OrderedDict"),
+    ],
+)
 def test_what_holds_no_parameters_is_refused(value: Any, kind: str) -> None:
     with pytest.raises(ValueError, match=rf"^params: got {kind}; parameters, .* groups are allowed, such as model\."):
         Plain(value)
@@ -373,3 +387,78 @@ def test_a_state_of_other_shapes_is_refused_and_nothing_is_loaded() -> None:
     assert ours.param_groups[0]["lr"] == 0.1
     assert torch.equal(ours.state[p]["m"], kept)
     ours.step()
+
+
+@pytest.mark.parametrize(
+    "make", [AdamW, MARS, BAdam, lambda p: Cautious(AdamW(p)), lambda p: Cautious(torch.optim.SGD(p))]
+)
+def test_a_loss_in_the_place_of_the_closure_is_refused(make: Any) -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=r"closure: got Tensor; a function .* allowed, or step\(loss=loss\)"):
+        make([p]).step(torch.tensor(1.0))
+    assert torch.equal(p, torch.ones(2))
+
+
+def test_what_is_nearly_a_setting_is_refused_in_groups_and_other_keys_stay() -> None:
+    p = nn.Parameter(torch.ones(2))
+    for name in ("weightdecay", "weight_deacy", "beta"):
+        with pytest.raises(ValueError, match=f"^param_group: {name!r} is unknown; did you mean '(weight_decay|betas)'"):
+            AdamW([{"params": [p], name: 0.1}])
+    with pytest.raises(ValueError, match=r"^param_group: got \['lr'\]; one with params is allowed"):
+        AdamW([{"lr": 0.1}])
+    group = {"params": [p], "name": "head", "initial_lr": 0.1, "max_lr": 1.0, "max_momentum": 0.9}
+    assert AdamW([group]).param_groups[0] is group
+
+
+def test_an_unknown_argument_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(
+        TypeError, match=r"^Plain: got an unexpected keyword argument 'rate'; arguments are lr, momentum"
+    ):
+        Plain([nn.Parameter(torch.ones(2))], rate=0.1)  # type: ignore[call-arg]
+
+
+def test_numbers_of_numpy_become_pythons_and_files_of_states_can_be_read_safely() -> None:
+    p = nn.Parameter(torch.ones(2))
+    optimizer = AdamW(
+        [{"params": [p], "eps": np.float32(0.5)}],
+        lr=np.float64(0.25),
+        betas=(np.float32(0.5), np.float64(0.75)),  # type: ignore[arg-type]
+        amsgrad=np.bool_(True),  # type: ignore[arg-type]
+    )
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["betas"], group["eps"], group["amsgrad"]) == (0.25, (0.5, 0.75), 0.5, True)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["param_groups"][0]["betas"] == (0.5, 0.75)
+    assert type(AdamW.rule(lr=np.float32(0.5)).lr) is float
+
+
+@pytest.mark.parametrize("state", [None, {}, {"state": {}}, "state"])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"^state_dict: got .*; one of an optimizer's state_dict\(\) is allowed$"):
+        AdamW([nn.Parameter(torch.ones(2))]).load_state_dict(state)
+
+
+def test_hooks_and_profilers_see_a_step() -> None:
+    """They come and go between steps; torch's own wrapper is there for them."""
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer, called = SGD([p], lr=0.5), []
+    optimizer.step()
+    ends = [
+        optimizer.register_step_pre_hook(lambda *_: called.append(p[0].item())),
+        optimizer.register_step_post_hook(lambda *_: called.append(p[0].item())),
+        register_optimizer_step_pre_hook(lambda *_: called.append("any")),
+    ]
+    optimizer.step()
+    assert called == ["any", 0.5, 0.0]
+    for end in ends:
+        end.remove()
+    optimizer.step()
+    assert len(called) == 3
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        optimizer.step()
+    assert "Optimizer.step#SGD.step" in {event.key for event in profiler.key_averages()}
+    assert p.tolist() == [-1.0, -1.0]

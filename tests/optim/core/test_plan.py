@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shoal.optim.core import Quotient, Scalars, Slot, State, Transform
+from shoal.optim.core import Product, Quotient, Scalars, Slot, State, Transform
 from shoal.optim.core.plan import Plan, compute_dtype
 from shoal.optim.core.scalars import Scalar
 from shoal.optim.core.stepping import Item, step_items
@@ -104,6 +104,35 @@ def test_a_fraction_whose_subclass_changes_the_update_is_not_taken_past_it() -> 
     p, plan = torch.tensor([1.0]), Plan((Doubled(),), (1,))
     step_items([Item(plan, p, torch.tensor([1.0]), {}, plan.scalars(1.0, 0.5))])
     assert p.item() == 0.5
+
+
+@dataclass(frozen=True)
+class Squared(Product):
+    """u |u|."""
+
+    def factors(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        return u, u.abs()
+
+
+class WithRate(Squared):
+    """Which has the learning rate in it already, as 1."""
+
+    rated: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("chain", [(Squared(),), (Squared(), Same()), (Same(), Squared())], ids=str)
+def test_a_product_is_taken_or_written_down_to_the_same_end(chain: tuple[Transform, ...]) -> None:
+    p, g = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-1.0, 1.0, 3.0])
+    plan = Plan(chain, (3,))
+    step_items([Item(plan, p, g, {}, plan.scalars(1.0, 0.5))])
+    assert p.tolist() == [1.5, 0.5, -3.5]
+
+
+@pytest.mark.parametrize("chain", [(WithRate(),), (WithRate(), Same())], ids=str)
+def test_a_product_may_include_the_rate(chain: tuple[Transform, ...]) -> None:
+    p, plan = torch.tensor([1.0]), Plan(chain, (1,))
+    step_items([Item(plan, p, torch.tensor([2.0]), {}, plan.scalars(1.0, 0.5))])
+    assert p.item() == -3.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -189,6 +190,21 @@ def plan_of(f: Callable[..., Tensor], slot: Slot | None = None) -> Plan:
 def test_what_cannot_be_written_is_refused_by_name(f: Callable[..., Tensor], named: str) -> None:
     with pytest.raises(Untranslatable, match=named):
         source(plan_of(f), torch.float32)
+
+
+def test_the_arctangent_is_exact_to_two_units_in_the_last_place() -> None:
+    """Beside numpy's in float64."""
+    random = torch.Generator().manual_seed(0)
+    sizes = torch.randn(200_000, generator=random)
+    values = torch.cat([torch.linspace(-3.0, 3.0, 100_001), sizes, torch.exp(20.0 * sizes), -torch.exp(3.0 * sizes)])
+    p, plan = torch.zeros_like(values), plan_of(lambda u, p, s, c: torch.atan(u))
+    Kernel(plan, torch.float32)([Item(plan, p, values, {}, plan.scalars(1.0, -1.0))])
+    exact = np.arctan(values.double().numpy())
+    assert float(np.max(np.abs(p.double().numpy() - exact) / np.spacing(np.abs(exact).astype(np.float32)))) <= 2.0
+    special = [0.0, -0.0, math.inf, -math.inf, 1e-45, -1e-38]
+    p, g = torch.zeros(len(special)), torch.tensor(special)
+    Kernel(plan, torch.float32)([Item(plan, p, g, {}, plan.scalars(1.0, -1.0))])
+    assert p.tolist() == torch.atan(g).tolist()
 
 
 def test_a_slot_of_another_dtype_is_refused() -> None:

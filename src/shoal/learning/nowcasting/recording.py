@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from shoal.files import save_tensors
+from shoal.files import check_folder, write_tensors
 from shoal.learning.nowcasting.zoo import FAMILIES, task
 from shoal.optim import Adam
 
@@ -70,11 +70,13 @@ def record(folder: str | Path, runs: int, how: Recording | None = None, tell: Te
         Files of all runs. One that diverged has none.
 
     Raises:
+        OSError: the folder cannot be written to; nothing is trained then.
         ValueError: an argument is not allowed, or the folder has runs of other settings.
     """
     if runs < 1:
         raise ValueError(f"runs: got {runs}; a whole number >= 1 is allowed")
     how = how or Recording()
+    check_folder(Path(folder))
     _same_settings(Path(folder), how)
     found = []
     for number in range(runs):
@@ -131,7 +133,7 @@ def trajectory(settings: dict[str, Any], lr: float, seed: int, how: Recording) -
 
 
 def _write(path: Path, states: Tensor, losses: list[float], told: dict[str, Any]) -> None:
-    save_tensors(path, {"states": states, "losses": torch.tensor(losses)}, {KEY: json.dumps(told)})
+    write_tensors(path, {"states": states, "losses": torch.tensor(losses)}, {KEY: json.dumps(told)})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shoal.files import check_file
 from shoal.interrupt import deferred
 from shoal.learning.nowcasting.recording import Tell, Trajectory, trajectories
 from shoal.learning.nowcasting.zoo import task
@@ -105,10 +106,12 @@ def train(
         tell: told of progress.
 
     Raises:
+        OSError: the file cannot be written; nothing is trained then.
         ValueError: there is no run, or none is long enough, or the training diverged (what was written before stays).
         KeyboardInterrupt: Ctrl-C, after the state of the moment was written.
     """
     shape, how = shape or Shape(), how or Meta()
+    check_file(Path(out))
     training, held = chosen(folder, how)
     network = initial(shape, how)
     optimizer = AdamW(network.parameters(), lr=how.lr, weight_decay=how.weight_decay)

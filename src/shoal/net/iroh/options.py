@@ -7,6 +7,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from shoal.text import shown
+
 STREAMS_LIMIT = 64
 KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -55,7 +57,7 @@ class NetOptions:
             raise ValueError(f"queue: got {self.queue}; bytes above 0 are allowed")
         for key in self.allow:
             if not KEY.fullmatch(key):
-                raise ValueError(f"allow: got {key!r:.80}; a public key is 64 digits 0-9 a-f")
+                raise ValueError(f"allow: got {shown(key)}; a public key is 64 digits 0-9 a-f")
         if len(set(self.allow)) < len(self.allow):
             raise ValueError("allow: a key is there twice")
 

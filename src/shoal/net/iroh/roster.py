@@ -16,6 +16,7 @@ import msgspec
 from shoal.files import atomically
 from shoal.net.iroh.identity import is_signed, sign
 from shoal.net.iroh.options import is_address
+from shoal.text import shown
 
 FORMAT = 1
 ADDRESSES_LIMIT = 16
@@ -69,7 +70,7 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             Forged: they are not.
         """
         if not all(is_address(address) for address in self.addresses):
-            raise Forged(f"peer {self.id}: {self.addresses!r:.200} are no addresses")
+            raise Forged(f"peer {self.id}: {shown(self.addresses, 200)} are no addresses")
         if not is_signed(self.key, self._contact(), self.seal):
             raise Forged(f"peer {self.id}: its addresses are not signed by {self.key[:10]}…")
 

@@ -12,6 +12,7 @@ import msgspec
 
 from shoal.net.iroh.options import is_address
 from shoal.net.iroh.roster import Address, Count, Member
+from shoal.text import shown
 
 PREFIX = "shoal1"
 INVITATION_BYTES, DIGEST_BYTES = 16, 32
@@ -60,7 +61,7 @@ class Ticket(msgspec.Struct, frozen=True):
         """
         word = text.strip()
         if not word.startswith(PREFIX):
-            raise ValueError(f"ticket: got {word!r:.60}; a word that begins with {PREFIX} is needed")
+            raise ValueError(f"ticket: got {shown(word, 60)}; a word that begins with {PREFIX} is needed")
         if len(word) > LENGTH_LIMIT:
             raise ValueError(f"ticket: has {len(word)} letters; at most {LENGTH_LIMIT} are allowed")
         code = word[len(PREFIX) :].upper()

@@ -4,13 +4,14 @@ from shoal.optim.core.arguments import Argument
 from shoal.optim.core.optimizer import Optimizer, option
 from shoal.optim.core.plan import Chain, Param
 from shoal.optim.core.rule import Rule
-from shoal.optim.core.transform import Quotient, Scalars, Slot, State, Transform
+from shoal.optim.core.transform import Product, Quotient, Scalars, Slot, State, Transform
 
 __all__ = [
     "Argument",
     "Chain",
     "Optimizer",
     "Param",
+    "Product",
     "Quotient",
     "Rule",
     "Scalars",

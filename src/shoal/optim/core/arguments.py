@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shoal.text import shown
+
 if TYPE_CHECKING:
     from shoal.optim.core.optimizer import Optimizer
 
@@ -65,6 +67,13 @@ def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """Numbers of numpy as Python's, which every file format knows; all else as it is."""
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    return value.item() if type(value).__module__ == "numpy" and not getattr(value, "ndim", 1) else value
+
+
 SHARED: dict[str, Argument] = {
     "lr": Argument("learning rate", "a finite number >= 0", _rate),
     "betas": Argument("decay rates of the first and second moment", "two numbers in [0, 1)", fractions(2)),
@@ -97,4 +106,5 @@ def check(cls: type[Optimizer], values: Mapping[str, Any]) -> None:
         except (TypeError, ValueError, RuntimeError):  # of values that cannot be compared at all
             allowed = False
         if not allowed:
-            raise ValueError(f"{name}: got {value!r}; {argument.allowed} is allowed")
+            are = "are" if "numbers" in argument.allowed else "is"
+            raise ValueError(f"{name}: got {shown(value)}; {argument.allowed} {are} allowed")

@@ -13,6 +13,7 @@ import ctypes
 import functools
 import hashlib
 import itertools
+import operator
 import os
 import platform
 import shutil
@@ -52,9 +53,11 @@ class Kernel:
         keys: its slots.
         dtype: of all its tensors.
         device: kind of device that all its tensors are on.
+        here: whether a tensor is on such a device.
     """
 
     device = "cpu"
+    here: Callable[[Tensor], bool] = staticmethod(operator.attrgetter("is_cpu"))
 
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
         text, self._scalars = source(plan, dtype)
@@ -70,36 +73,33 @@ class Kernel:
         """
         if not item.g.is_contiguous():
             item.g = item.g.contiguous()
-        state, dtype, size = item.state, self.dtype, item.p.numel()
+        state, dtype, here, size = item.state, self.dtype, self.here, item.p.numel()
         same = True
         for x in (item.p, item.g, *[state.get(key) for key in self.keys]):
-            if x is None or x.dtype is not dtype or not x.is_contiguous() or not self._is_here(x):
+            if x is None or x.dtype is not dtype or not x.is_contiguous() or not here(x):
                 return False
-            same &= x.numel() == size
+            if x.numel() != size:
+                same = False
         if not same:
             shapes = ", ".join(str(tuple(x.shape)) for x in (item.p, item.g, *(state[key] for key in self.keys)))
             raise RuntimeError(f"parameter, gradient and state must have one shape; got {shapes}")
         return True
 
-    def _is_here(self, x: Tensor) -> bool:
-        return x.is_cpu
-
     def __call__(self, items: Sequence[Item]) -> None:
         """Step items that share their scalars."""
         first = items[0]
         numbers = [float(getattr(first.scalars[i], name)) for i, name in self._scalars]
+        keys = self.keys
         places: list[int] = []
         for item in items:
             state = item.state
-            places += (item.p.data_ptr(), item.g.data_ptr())
-            places += [state[key].data_ptr() for key in self.keys]
+            places += (item.p.data_ptr(), item.g.data_ptr(), *[state[key].data_ptr() for key in keys])
         pointers = array.array("Q", places)
         sizes = array.array("q", [item.p.numel() for item in items])
         c = array.array(TYPES[self.dtype], [*numbers, float(first.negate)])
         total = sum(sizes)
-        call = functools.partial(self._step, len(items), *(x.buffer_info()[0] for x in (sizes, pointers, c)))
-        parts = min(torch.get_num_threads(), total // SHARE)
-        if parts <= 1:
+        call = functools.partial(self._step, len(items), *[x.buffer_info()[0] for x in (sizes, pointers, c)])
+        if total < 2 * SHARE or (parts := min(torch.get_num_threads(), total // SHARE)) <= 1:
             call(0, total)
             return
         edges = [total * k // parts // 64 * 64 for k in range(parts)] + [total]
@@ -120,6 +120,7 @@ class DeviceKernel(Kernel):
 
     def __init__(self, plan: Plan, p: Tensor, backend: str = "inductor") -> None:
         self._plan, self.dtype, self.device = plan, p.dtype, p.device.type
+        self.here = lambda x: x.device.type == self.device
         self.keys = plan.tensors
         parts = plan.scalars(2.0, 0.5)
         self._scalars = [(i, name) for i, part in enumerate(parts) for name in vars(part)]
@@ -133,9 +134,6 @@ class DeviceKernel(Kernel):
         numbers = torch.tensor([*values, -1.0 if first.negate else 1.0], dtype=self.dtype, device=first.p.device)
         for item in items:
             self._compiled(item.p.view(-1), item.g.view(-1), [item.state[k].view(-1) for k in self.keys], numbers)
-
-    def _is_here(self, x: Tensor) -> bool:
-        return x.device.type == self.device
 
     def _one(self, p: Tensor, g: Tensor, slots: list[Tensor], numbers: Tensor) -> None:
         plan = self._plan
@@ -171,12 +169,12 @@ class Kernels:
         Returns:
             The rest.
         """
-        rest, new = self._step(items)
+        compiling = torch.compiler.is_dynamo_compiling()
+        rest, new = (_untraced if compiling else Kernels._step)(self, items)
         for why in new:
             warnings.warn(f"compile=True: {why}; the step is taken operation by operation", stacklevel=STACK)
         return rest
 
-    @_disable_dynamo  # within a compiled training loop: recording and pointers are not for tracing
     def _step(self, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
         """Step what kernels can take.
 
@@ -211,6 +209,9 @@ class Kernels:
             self._made[key] = make(item.plan, item.p)
         kernel = item.plan.kernel = self._made[key]
         return kernel
+
+
+_untraced = _disable_dynamo(Kernels._step)  # within a compiled training loop: pointers are not for tracing
 
 
 def make(plan: Plan, p: Tensor) -> Kernel | str:

@@ -85,6 +85,19 @@ def over(x: Tensor, y: Tensor) -> Tensor:
     return x / y if _mapped(y) or _mapped(x) else torch.div(x, y, out=y)
 
 
+def under(number: Number, y: Tensor) -> Tensor:
+    """number / y, which takes y's place."""
+    x = number if isinstance(number, Tensor) else y.new_full((), number)
+    return over(x, y)
+
+
+def square_plus(x: Tensor, number: Number, out: Tensor | None = None) -> Tensor:
+    """x x + number, a new tensor unless there is one for it."""
+    if isinstance(number, Tensor):
+        return (x * x).add_(number)
+    return torch.addcmul(x.new_full((), number), x, x, out=out)
+
+
 def plus_ratio(x: Tensor, y: Tensor, z: Tensor, weight: Number) -> Tensor:
     """x + weight y / z, which takes z's place."""
     if isinstance(weight, Tensor) or _mapped(z):
@@ -95,6 +108,12 @@ def plus_ratio(x: Tensor, y: Tensor, z: Tensor, weight: Number) -> Tensor:
 def smaller(x: Tensor, y: Tensor) -> Tensor:
     """The minimum of x and y, which takes x's place."""
     return torch.minimum(x, y) if _mapped(x) or _mapped(y) else torch.minimum(x, y, out=x)
+
+
+def may_hold(condition: Tensor) -> bool:
+    """False where a condition does not hold and a look at it costs nothing: a number on the CPU, of one model."""
+    free = condition.is_cpu and not _mapped(condition) and not torch.compiler.is_compiling()
+    return not free or bool(condition)
 
 
 def root_mean_square(x: Tensor) -> Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
 
 from shoal.optim.core import curvature
-from shoal.optim.core.arguments import Argument, check
+from shoal.optim.core.arguments import Argument, check, plain
 from shoal.optim.core.given import NOTHING, Given, Supplied, differentiated, graphs, told
 from shoal.optim.core.plan import Chain, Param, Plan
 from shoal.optim.core.rule import Rule
@@ -21,6 +25,7 @@ from shoal.optim.core.scaler import scale_taken_off
 from shoal.optim.core.stepping import Item, not_fused, step_items
 from shoal.optim.core.transform import Scalars, Transform
 from shoal.tensors.random import key
+from shoal.text import shown
 
 if TYPE_CHECKING:
     from shoal.optim.core.compiled import Kernels
@@ -101,18 +106,23 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     def __init__(self, params: Params, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(params, Iterable):
+        model = isinstance(params, nn.Module) and not isinstance(params, nn.ParameterList)
+        if model or not isinstance(params, Iterable) or isinstance(params, Mapping | str):
             raise ValueError(
                 f"params: got {type(params).__name__}; parameters, (name, parameter) pairs or groups are allowed, such "
                 "as model.named_parameters()"
             )
-        bound = inspect.signature(type(self)).bind(params, *args, **kwargs)
+        try:
+            bound = inspect.signature(type(self)).bind(params, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}; arguments are {', '.join(self.arguments)}") from None
         bound.apply_defaults()
-        defaults = {name: value for name, value in bound.arguments.items() if name != "params"}
+        defaults = {name: plain(value) for name, value in bound.arguments.items() if name != "params"}
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: Kernels | None = None
         self._told: float | None = None
+        self._stepped: list[tuple[weakref.ref[Tensor], int]] = []
         self._asks = False
         self._shared: dict[str, Tensor] = {}
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
@@ -146,14 +156,37 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         except TypeError as error:
             raise ValueError(f"{cls.__name__}: {error}; arguments are {', '.join(cls.arguments)}") from None
         bound.apply_defaults()
-        chosen = {name: value for name, value in bound.arguments.items() if name != "params"}
+        chosen = {name: plain(value) for name, value in bound.arguments.items() if name != "params"}
         check(cls, chosen)
         return Rule(cls.__name__.lower(), float(chosen["lr"]), Links(cls, chosen), chosen.get("seed", 0))
 
     # -- torch's side -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Torch's wrapper of `step`, which is passed by where there is no hook and no profiler."""
+        wrapped = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            watched = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _watched_by_all()
+            return (wrapped if watched else func)(self, *args, **kwargs)
+
+        return step
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its settings are checked like the constructor's."""
+        """Add a group; its settings are checked like the constructor's.
+
+        Raises:
+            ValueError: a setting is not allowed, or is nearly called as one; it has no parameters, or complex ones.
+        """
+        if isinstance(param_group, dict):
+            if "params" not in param_group:
+                raise ValueError(f"param_group: got {shown([*param_group])}; one with params is allowed")
+            for name in param_group.keys() - self.arguments.keys() - {"params", "param_names"}:
+                if meant := difflib.get_close_matches(str(name), self.arguments, n=1, cutoff=0.85):
+                    raise ValueError(f"param_group: {name!r} is unknown; did you mean {meant[0]!r}?")
+            param_group.update({name: plain(param_group[name]) for name in self.arguments if name in param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -171,7 +204,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels, self._told, self._shared = {}, None, None, {}
+        self._chains, self._kernels, self._told, self._stepped, self._shared = {}, None, None, [], {}
         self._asks = True
         for group in self.param_groups:
             for name, value in self.arguments.items():
@@ -187,6 +220,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         Raises:
             ValueError: it is of other parameters, or of another kind of optimizer; nothing is loaded then.
         """
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(f"state_dict: got {shown(state_dict)}; one of an optimizer's state_dict() is allowed")
         before = {"state": self.state, "param_groups": self.param_groups}
         super().load_state_dict(dict(state_dict))
         try:
@@ -250,10 +285,13 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse, or the optimizer needs the loss or a graph and was not told it, or a
-                graph and is stepped by a GradScaler, or the loss depends on none of its parameters.
-            ValueError: the loss is not one finite number, or `given` has a name that nothing asks for, or has not one
-                finite tensor of the right shape for each parameter.
+                graph and is stepped by a GradScaler, or the loss depends on none of its parameters, or the optimizer
+                was told the loss and gradients are missing or those of the step before.
+            ValueError: the loss is not one finite number, or `closure` no function, or `given` has a name that nothing
+                asks for, or has not one finite tensor of the right shape for each parameter.
         """
+        if "grad_scale" not in vars(self):
+            return self._step(closure, loss, given)
         with scale_taken_off(self, given is not None) as ready:
             return self._step(closure, loss, given) if ready else None
 
@@ -262,6 +300,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
     ) -> float | Tensor | None:
         graphed = loss
         if closure is not None:
+            check_closure(closure)
             earlier = graphs(self._parameters())
             with torch.enable_grad():
                 loss = closure()
@@ -272,13 +311,16 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             self._plans(number, group)  # what they ask for may have changed with the settings
         supplied = self._supply(graphed, given) if self._asks or given is not None else NOTHING
+        if self._told is not None and self.needs_loss and not supplied.gradients:
+            self._check_gradients()
         plain: list[Item] = []
         compiled: list[Item] = []
         for number, group in enumerate(self.param_groups):
             (compiled if group["compile"] else plain).extend(self._items(number, group, supplied))
         if compiled:
             plain += self._by_kernels(compiled)
-        step_items(not_fused(plain))
+        if plain:
+            step_items(not_fused(plain))
         return None if closure is None else loss
 
     def _supply(self, loss: float | Tensor | None, given: Given | None) -> Supplied:
@@ -318,8 +360,8 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         scalars: dict[tuple[int, int], list[Scalars]] = {}
         items = []
         for i, p in enumerate(group["params"]):
-            g = gradients.get(p, p.grad)
-            if g is None:
+            g = gradients.get(p, p.grad) if gradients else p.grad
+            if g is None or not p.numel():
                 continue
             if g.layout is not torch.strided:
                 raise RuntimeError(
@@ -338,7 +380,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
                 numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
             if plan.shared:
                 self._share(plan, state, p)
-            own = {**state, **given[p]} if p in given else state
+            own = {**state, **given[p]} if given and p in given else state
             items.append(Item(plan, p, g, own, numbers, negate))
         return items
 
@@ -382,6 +424,24 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             raise ValueError(f"loss: got {self._told}; a finite number is needed")
         return -self._told if negate else self._told
 
+    def _check_gradients(self) -> None:
+        """See whether there are gradients, and other ones than at the step before, which cannot be of this loss."""
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        if not gradients and not any(p.requires_grad for p in self._parameters()):
+            return
+        known = self._stepped
+        unseen = any(g.is_cuda for g in gradients)  # a replayed CUDA graph leaves no trace of what it wrote
+        if not gradients or (
+            len(known) == len(gradients)
+            and not unseen
+            and all(old() is g and version == g._version for (old, version), g in zip(known, gradients, strict=True))
+        ):
+            which = "the gradients of the step before" if gradients else "no gradients"
+            raise RuntimeError(
+                f"{type(self).__name__} got a loss with {which}; call loss.backward() before step, or in the closure"
+            )
+        self._stepped = [(weakref.ref(g), g._version) for g in gradients]
+
     def _share(self, plan: Plan, state: dict[str, Any], p: Tensor) -> None:
         """Shared slots are one tensor: who lacks a gradient now knows as much as the others."""
         for name in plan.shared:
@@ -401,7 +461,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         chains: dict[Any, Chain] = {}
         plans = {}
         for name, p in zip(names, group["params"], strict=True):
-            made = (*self.ahead, *self.links(h, Param(name, tuple(p.shape))), *self.around)
+            made = (*self.ahead, *self.links(h, Param(name, tuple(p.shape), p.dtype)), *self.around)
             chain = chains.setdefault(made, made)  # equal chains share their scalars
             plans[p] = Plan(chain, tuple(p.shape))
         self._chains[number] = (settings, plans)
@@ -412,6 +472,24 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         """Bytes of state held now, step counters not counted."""
         tensors = (v for state in self.state.values() for v in state.values() if isinstance(v, Tensor))
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def check_closure(closure: Any) -> None:
+    """Refuse what cannot be called, such as the loss itself.
+
+    Raises:
+        ValueError: it is no function.
+    """
+    if not callable(closure):
+        raise ValueError(
+            f"closure: got {type(closure).__name__}; a function that returns the loss is allowed, or step(loss=loss)"
+        )
+
+
+def _watched_by_all() -> bool:
+    """Whether there is a hook of all optimizers, or a profiler."""
+    hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
+    return bool(hooks) or torch._C._autograd._profiler_enabled()
 
 
 def _number(loss: float | Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal.optim.core.ops import minus_
 from shoal.optim.core.scalars import Scalar
-from shoal.optim.core.transform import Quotient, Scalars, Shape, Slot, Transform
+from shoal.optim.core.transform import Product, Quotient, Scalars, Shape, Slot, Transform
 
 if TYPE_CHECKING:
     from shoal.optim.core.compiled import Kernel
@@ -28,10 +28,12 @@ class Param:
     Attributes:
         name: as in `named_parameters()`; "" where nobody told.
         shape: of one peer's.
+        dtype: its own, which may be narrower than that of the computation.
     """
 
     name: str
     shape: Shape
+    dtype: torch.dtype = torch.float32
 
 
 class Plan:
@@ -50,6 +52,7 @@ class Plan:
         rated: whether the update that comes out includes the learning rate.
         by_number: whether there are stacked transforms, which may look at the number of the step.
         stacks: whether the whole chain takes n parameters [n, ...] at once.
+        after: places of the transforms that change the stepped parameter, in the order in which they do.
         kernel: its compiled step, or why there is none, once somebody asked for it (compiled.py).
     """
 
@@ -84,11 +87,11 @@ class Plan:
         self._dims = len(shape)
         self.model_wide = [i for i, transform in enumerate(chain) if transform.granularity == "model"]
         self._before = [i for i, transform in enumerate(chain) if transform.acts("before")]
-        self._after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
+        self.after = [i for i, transform in reversed(list(enumerate(chain))) if transform.acts("after")]
 
         *_, last = Transform(), *chain
-        unwritten = type(last).apply is Quotient.apply and not self.rated and not self._after
-        self._quotient = last if isinstance(last, Quotient) and unwritten else None
+        unwritten = type(last).apply in (Quotient.apply, Product.apply) and not self.after
+        self._unwritten = last if isinstance(last, Quotient | Product) and unwritten else None
 
     @property
     def seed(self) -> str:
@@ -178,11 +181,9 @@ class Plan:
     def step(self, p: Tensor, g: Tensor, states: list[SimpleNamespace], scalars: list[Scalars]) -> None:
         """All of it."""
         self.begin(p, states, scalars)
-        lr = scalars[-1].lr
-        if self._quotient is not None and not isinstance(lr, Tensor):
+        if self._unwritten is not None and not isinstance(scalars[-1].lr, Tensor):
             u = self.transform(g, p, g, states, scalars, 0, len(self.chain) - 1)
-            own = scalars[-2]
-            p.addcdiv_(*self._quotient.fraction(u, p, g, states[-1], own), value=-lr * getattr(own, "times", 1.0))
+            self._unwritten.take(u, p, g, states[-1], scalars[-2])
             return
         self.finish(self.transform(g, p, g, states, scalars), p, g, states, scalars)
 
@@ -192,7 +193,7 @@ class Plan:
             p.sub_(u)
         else:
             minus_(p, u, scalars[-1].lr)
-        for i in self._after:
+        for i in self.after:
             self.chain[i].after(u, p, g, states[i], scalars[i])
 
 

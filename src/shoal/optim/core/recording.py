@@ -38,7 +38,7 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
     "addcdiv": lambda a, b, c, value=1: f"({a} + {_scaled(b, c, '/', value)})",
     "addcmul": lambda a, b, c, value=1: f"({a} + {_scaled(b, c, '*', value)})",
     "_to_copy": lambda x: x,
-    "atan": lambda x: f"std::atan({x})",
+    "atan": lambda x: f"arctan({x})",
     "atan2": lambda a, b: f"std::atan2(T({a}), T({b}))",
     "bitwise_and": lambda a, b: f"({a} && {b})",
     "bitwise_not": lambda a: f"(!{a})",
@@ -97,7 +97,8 @@ CONSTANTS = {"full", "ones", "scalar_tensor", "zeros"}
 IGNORED = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
 
 # Bounds are written so that the compiler can make them vector operations; NaN comes through. The functions declared
-# here have vector forms in the C library, within 4 units in the last place.
+# here have vector forms in the C library, within 4 units in the last place. The arctangent of float32 is within 2: a
+# polynomial on [0, 1], fitted so that its largest relative error is least (3e-9), and of 1 / x beyond.
 HEADER = """\
 #if VECTOR_MATHS
 #define VECTOR extern "C" __attribute__((simd("notinbranch")))
@@ -109,7 +110,6 @@ VECTOR float powf(float, float) noexcept;
 VECTOR double pow(double, double) noexcept;
 VECTOR float tanhf(float) noexcept;
 VECTOR double tanh(double) noexcept;
-VECTOR float atanf(float) noexcept;
 VECTOR double atan(double) noexcept;
 VECTOR float atan2f(float, float) noexcept;
 VECTOR double atan2(double, double) noexcept;
@@ -120,6 +120,23 @@ typedef {T} T;
 static inline T larger(T a, T b) {{ const T m = b > a ? b : a; return b != b ? b : m; }}
 static inline T smaller(T a, T b) {{ const T m = b < a ? b : a; return b != b ? b : m; }}
 static inline T sign(T x) {{ return T(x > T(0)) - T(x < T(0)); }}
+static inline double arctan(double x) {{ return std::atan(x); }}
+static inline float arctan(float x) {{
+    const float size = std::fabs(x);
+    const bool far = size > 1.0f;
+    const float z = (far ? 1.0f : size) / (far ? size : 1.0f), w = z * z;
+    float q = -0.0017936177f;
+    q = q * w + 0.010914588f;
+    q = q * w - 0.031177815f;
+    q = q * w + 0.057957564f;
+    q = q * w - 0.084034488f;
+    q = q * w + 0.10952185f;
+    q = q * w - 0.14264241f;
+    q = q * w + 0.19998549f;
+    q = q * w - 0.33333299f;
+    const float near = z + z * w * q;
+    return std::copysign(far ? 1.5707964f - (near + 4.3711388e-8f) : near, x);
+}}
 static inline T lerp(T a, T b, T w) {{ return w < T(0.5) ? a + w * (b - a) : b - (b - a) * (T(1) - w); }}
 """
 

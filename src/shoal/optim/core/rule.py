@@ -114,7 +114,8 @@ class Rule:
         parts: dict[str, list[Tensor]] = {}
         tensors = list(parameters.values())
         for i, (name, p) in enumerate(zip(parameters, self.frame.to(tensors) if self.frame else tensors, strict=True)):
-            for key, value in self.plan(Param(name, tuple(p.shape))).fresh(p, key_of(start, "optimizer", i)).items():
+            plan = self.plan(Param(name, tuple(p.shape), p.dtype))
+            for key, value in plan.fresh(p, key_of(start, "optimizer", i)).items():
                 parts.setdefault(key, []).append(value.reshape(-1))
         return {key: torch.cat(values) for key, values in parts.items()}
 
@@ -161,15 +162,16 @@ class Rule:
             state = joined(state, given)
         plans = [self.plan(param) for param in params]
         with self._turned(parameters, gradients, isinstance(t, Tensor)) as (parameters, gradients):
+            filled = [one for one in zip(plans, parameters, gradients, state, strict=True) if one[1].numel()]
             if isinstance(t, Tensor):
                 assert isinstance(lr, Tensor)
                 assert loss is None or isinstance(loss, Tensor)
-                step_stacked(list(zip(plans, parameters, gradients, state, strict=True)), t, lr, loss)
+                step_stacked(filled, t, lr, loss)
             else:
                 assert not isinstance(lr, Tensor)
                 shared: dict[tuple[int, float], list[Scalars]] = {}
                 items = []
-                for plan, p, g, own in zip(plans, parameters, gradients, state, strict=True):
+                for plan, p, g, own in filled:
                     scalars = shared.get(plan.key)
                     if scalars is None:
                         scalars = shared[plan.key] = plan.scalars(t, lr, loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,8 @@ from shoal.optim.core.plan import Memory, Plan, compute_dtype
 from shoal.optim.core.transform import Scalars
 
 BLOCK = 1 << 18  # entries that a chain of element-wise transforms takes at once: they stay in the last cache
-SMALL = 1 << 13  # most entries of parameters that, alike and with stacked transforms, are put together on a CPU
+SMALL = 1 << 13  # most entries of parameters that are put together on a CPU: calls take longer than what they do
+PACK = 1 << 14  # most entries of parameters of an element-wise chain that are put together
 
 
 @dataclass(eq=False, slots=True)
@@ -52,8 +53,8 @@ def not_fused(items: Sequence[Item]) -> list[Item]:
 
 def _of_one_size(item: Item) -> bool:
     """Torch's fused kernels do not look, and leave the memory of what is smaller; other operations raise."""
-    n = item.p.numel()
-    return item.g.numel() == n and all(item.state[key].numel() == n for key in item.plan.keys)
+    n, state = item.p.numel(), item.state
+    return item.g.numel() == n and [state[key].numel() for key in item.plan.keys].count(n) == len(item.plan.keys)
 
 
 def step_items(items: Sequence[Item]) -> None:
@@ -62,17 +63,20 @@ def step_items(items: Sequence[Item]) -> None:
         _step_together(items)
         return
     alike: dict[Any, list[Item]] = {}
+    by_entries: list[Item] = []
     for item in items:
         if item.plan.by_number and item.plan.stacks and _to_stack(item.p):
             there = tuple(item.state.get(name) is not None for name in item.plan.given)
             key = (id(item.scalars), item.p.shape, item.p.dtype, item.g.dtype, item.p.device, item.negate, there)
             alike.setdefault(key, []).append(item)
-        elif item.plan.granularity == "element" and item.p.numel() > BLOCK and _in_blocks(item):
-            _step_in_blocks(item)
+        elif item.plan.granularity == "element":
+            by_entries.append(item)
         else:
             step_item(item)
     for some in alike.values():
         _step_alike(some)
+    for item in pieces(by_entries):
+        step_item(item)
 
 
 def _to_stack(p: Tensor) -> bool:
@@ -95,19 +99,78 @@ def _step_alike(items: Sequence[Item]) -> None:
         torch._foreach_copy_([item.state[key] for item in items], list(state[key].unbind()))
 
 
+def pieces(items: Iterable[Item], multiple: int = 1) -> Iterator[Item]:
+    """Parameters of element-wise chains in pieces of a size that pays on a CPU: large ones cut, small ones packed.
+
+    A piece must be stepped before the next is asked for.
+
+    Args:
+        items: parameters.
+        multiple: size of a pack, which is filled up with zeros, in entries; other than 1, one alone is packed as well.
+    """
+    packs: dict[Any, list[Item]] = {}
+    space: dict[Any, int] = {}
+    for item in items:
+        n = item.p.numel()
+        if item.p.device.type != "cpu":
+            yield item
+        elif n > BLOCK and _in_blocks(item):
+            yield from _blocks(item)
+        elif n <= SMALL and _packs(item):
+            kind = (id(item.scalars), item.p.dtype, item.g.dtype, item.negate)
+            if space.get(kind, -1) < n:
+                yield from _packed(packs.get(kind, []), multiple)
+                packs[kind], space[kind] = [], PACK
+            packs[kind].append(item)
+            space[kind] -= n
+        else:
+            yield item
+    for some in packs.values():
+        yield from _packed(some, multiple)
+
+
 def _in_blocks(item: Item) -> bool:
-    return item.p.device.type == "cpu" and all(
+    return all(
         x is not None and x.is_contiguous()
         for x in (item.p, item.g, *(item.state.get(key) for key in item.plan.tensors))
     )
 
 
-def _step_in_blocks(item: Item) -> None:
+def _blocks(item: Item) -> Iterator[Item]:
     ps, gs = item.p.view(-1).split(BLOCK), item.g.view(-1).split(BLOCK)
     parts = {key: item.state[key].view(-1).split(BLOCK) for key in item.plan.tensors}
     for i, (p, g) in enumerate(zip(ps, gs, strict=True)):
         own = {key: blocks[i] for key, blocks in parts.items()}
-        step_item(Item(item.plan, p, g, own, item.scalars, item.negate))
+        yield Item(item.plan, p, g, own, item.scalars, item.negate)
+
+
+def _packs(item: Item) -> bool:
+    """Whether it may be put together with others: it is one peer's, and needs its gradient alone."""
+    plan = item.plan
+    return not (plan.by_number or plan.given or isinstance(item.scalars[-1].lr, Tensor)) and _of_one_size(item)
+
+
+def _packed(items: Sequence[Item], multiple: int) -> Iterator[Item]:
+    """Parameters with the same chain and scalars as one; what becomes of it is written back to them."""
+    if not items or len(items) == multiple == 1:
+        yield from items
+        return
+    first = items[0]
+    ps = [item.p for item in items]
+    slots = {key: [item.state[key] for item in items] for key in first.plan.tensors}
+    sizes = [x.numel() for x in ps]
+    rest = -sum(sizes) % multiple
+    p, g, *parts = (_flat(own, rest) for own in (ps, [item.g for item in items], *slots.values()))
+    yield Item(first.plan, p, g, dict(zip(slots, parts, strict=True)), first.scalars, first.negate)
+    for own, whole in zip((ps, *slots.values()), (p, *parts), strict=True):
+        pairs = zip(whole.split([*sizes, rest]), own, strict=False)
+        torch._foreach_copy_(own, [part if x.dim() == 1 else part.view(x.shape) for part, x in pairs])
+
+
+def _flat(tensors: list[Tensor], zeros: int) -> Tensor:
+    """All entries one after the other, and zeros behind them."""
+    parts = [x if x.dim() == 1 else x.reshape(-1) for x in tensors]
+    return torch.cat([*parts, tensors[0].new_zeros(zeros)] if zeros else parts)
 
 
 def step_item(item: Item) -> None:

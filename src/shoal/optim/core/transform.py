@@ -1,9 +1,10 @@
 """The steps from which update rules are chained, and what they may touch.
 
 A transform turns the update `u` (the gradient at first) of one parameter of one peer into what the next one gets. It is
-written once, for a single tensor, and never looks at a value: the same lines step a parameter, the stacked parameters
-`[n, ...]` of n peers, or become a compiled loop (compiled.py). One that does something at some steps only, such as a
-decomposition, is `stacked`: it is written for n tensors of one shape, and may look at the number of the step.
+written once, for a single tensor, and never looks at a value (but by `ops.may_hold`): the same lines step a parameter,
+the stacked parameters `[n, ...]` of n peers, or become a compiled loop (compiled.py). One that does something at some
+steps only, such as a decomposition, is `stacked`: it is written for n tensors of one shape, and may look at the number
+of the step.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class Transform:
         """Change the stepped parameter in place (of the last transform first); `u` is the update that was taken."""
 
     def fused(self, items: Sequence[Item]) -> bool:
-        """Take the whole step of some parameters by one kernel of torch's, if there is one that does just that.
+        """Take the whole step of some parameters by torch's fused kernels, where they do just that (kernels.py).
 
         Asked of the last transform of a chain; the parameters share their chain, their scalars and their direction.
 
@@ -195,3 +196,24 @@ class Quotient(Transform):
         numerator, denominator = self.fraction(u, p, g, s, c)
         update = numerator / denominator
         return update * c.times if hasattr(c, "times") else update
+
+    def take(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
+        """Let the parameter take it, with floats in `c`."""
+        p.addcdiv_(*self.fraction(u, p, g, s, c), value=-c.pace * getattr(c, "times", 1.0))
+
+
+class Product(Transform):
+    """The same for a product."""
+
+    def factors(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> tuple[Tensor, Tensor]:
+        """Both factors of what `apply` returns; arguments are as there."""
+        raise NotImplementedError
+
+    def apply(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> Tensor:
+        """The product."""
+        first, second = self.factors(u, p, g, s, c)
+        return first * second
+
+    def take(self, u: Tensor, p: Tensor, g: Tensor, s: State, c: Scalars) -> None:
+        """Let the parameter take it, with floats in `c`."""
+        p.addcmul_(*self.factors(u, p, g, s, c), value=-c.pace)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shoal.files import atomically
+from shoal.files import write_tensors
 from shoal.optim.nino.network import NETWORKS, Nowcaster, Shape
 
 KEY = "shoal.nowcaster"
@@ -23,14 +23,14 @@ def save(network: Nowcaster, path: str | Path, about: Mapping[str, Any] | None =
         network: to write.
         path: file to write or to replace.
         about: how it was trained; anything that JSON takes.
-    """
-    from safetensors.torch import save_file
 
+    Raises:
+        OSError: the file cannot be written, and why.
+    """
     kind = next(name for name, cls in NETWORKS.items() if type(network) is cls)
     told = {"network": kind, "shape": asdict(network.shape), "training": dict(about or {})}
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomically(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(told)})
+    write_tensors(Path(path), tensors, {KEY: json.dumps(told)})
 
 
 def load(path: str | Path = SHIPPED) -> Nowcaster:
@@ -61,7 +61,7 @@ def about(path: str | Path = SHIPPED) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"path: there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:

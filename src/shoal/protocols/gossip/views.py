@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shoal.tensors.payload import MalformedPayload
+from shoal.text import shown
 
 COUNTERS = 1_000_000  # more lives than any peer has
 
@@ -116,5 +117,5 @@ def whole(name: str, value: Any, most: int) -> int:
         MalformedPayload: it is something else.
     """
     if type(value) is not int or not 0 <= value <= most:
-        raise MalformedPayload(f"{name}: got {value!r:.40}; a whole number from 0 to {most} is needed")
+        raise MalformedPayload(f"{name}: got {shown(value, 40)}; a whole number from 0 to {most} is needed")
     return value

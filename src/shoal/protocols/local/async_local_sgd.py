@@ -32,6 +32,7 @@ from shoal.learning import Learner
 from shoal.protocols.local.local_sgd import check_outer
 from shoal.protocols.needs import Needs, check_steps
 from shoal.tensors.payload import Content, MalformedPayload, Payload, expect, expect_whole
+from shoal.text import shown
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class AsyncLocalSGD:
     def note(self, me: Learner, worker: str, seconds: Content) -> None:
         """Keep a worker's seconds a step."""
         if not isinstance(seconds, int | float) or not 0.0 <= seconds < math.inf:
-            raise MalformedPayload(f"seconds: got {seconds!r:.80}; a finite number >= 0 is allowed")
+            raise MalformedPayload(f"seconds: got {shown(seconds)}; a finite number >= 0 is allowed")
         me.state["seconds"] = {**me.state.get("seconds", {}), worker: float(seconds)}
 
     async def train(self, me: Learner, sender: int, work: Content) -> Pushed:
