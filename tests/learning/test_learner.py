@@ -514,6 +514,21 @@ def test_mixing_gives_the_weight_of_the_missing_to_oneself() -> None:
     after(protocol)
 
 
+@pytest.mark.parametrize("bad", [None, 1.0, "model", [torch.ones(2)], torch.ones(2), torch.ones(1, 1)])
+def test_mixing_drops_and_logs_what_is_no_vector_of_the_models_size(bad: Any) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def protocol(me: Learner) -> None:
+        one = torch.ones_like(me.model)
+        mixed = me.mix({1: one, 2: bad}, {0: 0.5, 1: 0.25, 2: 0.25}, own=one * 0)
+        torch.testing.assert_close(mixed, one * 0.25)
+        seen.extend(me._world.events)  # type: ignore[attr-defined]
+
+    after(protocol)
+    [event] = [event for event in seen if event["event"] == "malformed payload dropped"]
+    assert event["sender"] == 2
+
+
 def test_mixing_without_a_topology_is_uniform_over_the_neighbours() -> None:
     async def protocol(me: Learner) -> None:
         one = torch.ones_like(me.model)

@@ -133,14 +133,19 @@ class Correspondent(Peer):
         """The weighted mean of the own model and those of neighbours.
 
         Args:
-            replies: neighbour -> vector [d], as `exchange` returns it.
+            replies: neighbour -> vector [d], as `exchange` returns it; what is none is dropped, and logged.
             weights: peer -> weight, the own included; default: the topology's row for this peer and round. The
                 weight of a missing neighbour goes to oneself.
             own: vector that stands for this peer; default: the model.
         """
         vector = self.model if own is None else own
         row = weights if weights is not None else self._mixing_row()
-        others = [(row[j], reply) for j, reply in replies.items() if j in row]
+        others = []
+        for j, reply in replies.items():
+            if not isinstance(reply, Tensor) or reply.shape != vector.shape:
+                self.drop(j, f"payload: got {type(reply).__name__}; a vector {list(vector.shape)} is needed")
+            elif j in row:
+                others.append((row[j], reply))
         result = vector * (1.0 - math.fsum(weight for weight, _ in others))
         for weight, reply in others:
             result.add_(reply, alpha=weight)
