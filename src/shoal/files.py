@@ -70,7 +70,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
             save_file(dict(tensors), temporary, metadata=None if about is None else dict(about))
             temporary.chmod(mode)  # safetensors gives it to the owner alone
         except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         except SafetensorError as error:
             known = re.search(r"\(os error (\d+)\)", str(error))
             if known is None:
