@@ -224,13 +224,18 @@ def test_a_peer_that_will_not_be_cancelled_is_a_ghost_without_a_voice() -> None:
 
 
 def test_errors_that_a_crash_provokes_are_not_the_failure_of_the_peer() -> None:
+    ended: list[bool] = []
+
     async def protocol(me: Any) -> None:
         try:
             await me.sleep(10.0)
         except asyncio.CancelledError:
+            ended.append(True)
             raise ArithmeticError("cleaning up failed") from None
 
-    run(1, protocol, faults=[Crash(1.0, 0)])
+    world = run(1, protocol, faults=[Crash(1.0, 0)])
+    assert ended
+    assert [event["event"] for event in world.events] == ["crash"]
 
 
 def test_errors_that_a_crash_provokes_in_a_task_that_nobody_awaits_are_no_failure_either() -> None:

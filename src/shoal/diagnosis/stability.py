@@ -38,7 +38,7 @@ class Stability:
 
 def stability(rule: Rule, model: nn.Module) -> Stability:
     """The curvature beyond which full-batch steps of a rule grow, if its steps are the gradient, or its momentum."""
-    plans = [rule.plan(Param(name, tuple(p.shape))) for name, p in model.named_parameters() if p.requires_grad]
+    plans = [rule.plan(Param(name, tuple(p.shape), p.dtype)) for name, p in model.named_parameters() if p.requires_grad]
     (chain, *others) = {plan.chain for plan in plans}
     (factor, *more) = {plan.factor for plan in plans}
     if others or more:

@@ -205,12 +205,10 @@ def _made(ready: Subject) -> nn.Module:
 def _try(ready: Subject) -> None:
     """Compute two losses and make the optimizer's chains, so that what cannot be is told at once."""
     model = _made(ready)
-    ready.task.check(model)
-    with torch.no_grad():
-        output: Any = model.eval()(ready.task.dataset.train[:2].inputs)
+    output = ready.task.check(model)
     if not isinstance(output, Tensor):
         raise ValueError(f"task: {ready.task.name}: the model puts out {type(output).__name__}; one tensor is allowed")
-    params = [Param(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    params = [Param(name, tuple(p.shape), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
     if not params:
         raise ValueError("model: got no trainable parameter; at least one that requires a gradient is needed")
     try:

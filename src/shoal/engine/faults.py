@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias
 
 from shoal.tensors.random import hash01, key
+from shoal.text import shown
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _check_settings(kind: str, settings: dict[str, Any]) -> None:
             raise ValueError(f"faults: {kind}: has no setting {name!r}; allowed are {', '.join(known)}")
         fits, allowed = _SETTINGS[name]
         if not fits(value):
-            raise ValueError(f"faults: {kind}: {name}: got {value!r:.80}; {allowed} is allowed")
+            raise ValueError(f"faults: {kind}: {name}: got {shown(value)}; {allowed} is allowed")
     missing = [name for name, field in known.items() if field.default is MISSING and name not in settings]
     if missing:
         raise ValueError(f"faults: {kind}: {missing[0]} is missing; it takes {', '.join(known)}")

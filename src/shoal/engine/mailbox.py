@@ -253,3 +253,51 @@ class Poll:
         """Wait no longer."""
         if not self.future.done():
             self.future.set_result(None)
+
+
+class Polls:
+    """Requests of a peer that are open: each has a number, is part of a poll, and only who was asked can end it."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[Poll, int]] = {}
+
+    @property
+    def asked(self) -> list[int]:
+        """Who was asked, once for each request."""
+        return [to for _, to in self._open.values()]
+
+    def add(self, number: int, poll: Poll, to: int) -> None:
+        """A request was sent to a peer."""
+        self._open[number] = (poll, to)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Nobody waits for these any more."""
+        for number in numbers:
+            self._open.pop(number, None)
+
+    def put(self, number: int, sender: int, answer: Any) -> None:
+        """A reply has come."""
+        poll = self._close(number, sender)
+        if poll is not None:
+            poll.put(sender, answer)
+
+    def fail(self, number: int, error: PeerLost) -> None:
+        """No reply will come from the error's peer."""
+        poll = self._close(number, error.peer)
+        if poll is not None:
+            poll.lose(error.peer, error)
+
+    def lose(self, is_lost: Callable[[int], bool], why: str | None = None) -> None:
+        """No reply will come from peers that are lost."""
+        for number, (_, to) in list(self._open.items()):
+            if is_lost(to):
+                self.fail(number, PeerLost(to) if why is None else PeerLost(to, why))
+
+    def _close(self, number: int, peer: int) -> Poll | None:
+        found = self._open.get(number)
+        if found is None or found[1] != peer:
+            return None
+        del self._open[number]
+        return found[0]

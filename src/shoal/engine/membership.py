@@ -136,7 +136,7 @@ class Membership:
         for peer in list(world._peers):
             if peer is None:
                 continue
-            related = {*peer.neighbours, *peer.in_neighbours, *(to for _, to in peer._pending.values())}
+            related = {*peer.neighbours, *peer.in_neighbours, *peer._polls.asked}
             for other in sorted(related):
                 if (
                     group.get(other, -1) != group.get(peer.id, -1)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from shoal.engine.errors import PeerLost
-from shoal.engine.mailbox import REFUSED, Box, Meeting, Poll
+from shoal.engine.mailbox import REFUSED, Box, Meeting, Poll, Polls
 from shoal.engine.message import Kind, Message, Parcel, Received
 from shoal.engine.rounds import Rounds
 from shoal.engine.services import Handler, Service, Services
 from shoal.engine.state import State
 from shoal.tensors.random import key
+from shoal.text import shown
 
 if TYPE_CHECKING:
     from shoal.engine.world import World
@@ -42,7 +43,7 @@ class Peer:
         self._boxes: dict[str, Box] = {}
         self._meetings: dict[str, Meeting] = {}
         self._services = Services(self, world)
-        self._pending: dict[int, tuple[Poll, int]] = {}  # by number of the request
+        self._polls = Polls()
         self._ended: set[int] = set()  # peers that have finished their protocol, as far as their world tells
         self._awaiting: dict[_Waits, str | Callable[[], str]] = {}
         self._farewells: list[Callable[[], None]] = []
@@ -205,7 +206,7 @@ class Peer:
             with self._waits(f"request({channel!r}) to peer {to}"):
                 await poll.future
         finally:
-            self._pending.pop(number, None)
+            self._polls.drop([number])
         if to in poll.lost:
             raise poll.lost[to]
         return poll.answers[to]
@@ -242,13 +243,12 @@ class Peer:
         finally:
             if timer is not None:
                 timer.cancel()
-            for number in numbers:
-                self._pending.pop(number, None)
+            self._polls.drop(numbers)
         return {to: poll.answers[to] for to in asked if to in poll.answers}
 
     def _ask(self, to: int, parcel: Parcel, channel: str, poll: Poll) -> int:
         number = self._world.transmit(self.id, to, channel, Kind.REQUEST, 0, parcel)
-        self._pending[number] = (poll, to)
+        self._polls.add(number, poll, to)
         self._world.watch(self.id, to)
         return number
 
@@ -309,8 +309,8 @@ class Peer:
         try:
             number = float(value)
         except (TypeError, ValueError):
-            shown = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
-            raise ValueError(f"record: {name}: got {shown}; one number is allowed") from None
+            got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
+            raise ValueError(f"record: {name}: got {got}; one number is allowed") from None
         self._world.record(self, name, number)
 
     def rounds(self, count: int | None = None, *, catch_up: Callable[[dict[int, Any]], None] | None = None) -> Rounds:
@@ -370,13 +370,10 @@ class Peer:
                     self.id, message.sender, message.channel, Kind.REPLY, message.number, message.reply
                 )
         elif kind is Kind.REPLY:
-            pending = self._pending.get(message.tag)
-            if pending is not None and pending[1] == message.sender:
-                del self._pending[message.tag]
-                pending[0].put(message.sender, payload)
+            self._polls.put(message.tag, message.sender, payload)
         elif kind is Kind.REFUSAL:
             why = "it dropped the request, which was malformed or held NaN or infinity"
-            self._fail_pending(message.tag, PeerLost(message.sender, why))
+            self._polls.fail(message.tag, PeerLost(message.sender, why))
         else:
             box = self._boxes.get(message.channel)
             if box is None:
@@ -388,9 +385,7 @@ class Peer:
         for meeting in self._meetings.values():
             if meeting.active:
                 meeting.lose(self._is_lost)
-        for number, (_, to) in list(self._pending.items()):
-            if self._is_lost(to):
-                self._fail_pending(number, PeerLost(to))
+        self._polls.lose(self._is_lost)
         for box in self._boxes.values():
             box.lose(self._is_lost)
 
@@ -401,10 +396,7 @@ class Peer:
             meeting.returned(other)
             if meeting.active and other in meeting.sent_to:
                 self._world.transmit(self.id, other, channel, Kind.EXCHANGE, meeting.round, meeting.parcel)
-        for number, (_, to) in list(self._pending.items()):
-            if to == other:
-                why = "it was out of reach for a while, and the request may be lost"
-                self._fail_pending(number, PeerLost(to, why))
+        self._polls.lose(lambda to: to == other, "it was out of reach for a while, and the request may be lost")
 
     def _finished(self, other: int) -> None:
         """A peer has finished its protocol: it takes part in no exchange any more, but still answers requests."""
@@ -438,15 +430,9 @@ class Peer:
         elif message.kind is Kind.REQUEST:
             self._world.transmit(self.id, sender, channel, Kind.REFUSAL, message.number, Parcel(None))
         elif message.kind is Kind.REPLY:
-            self._fail_pending(message.tag, PeerLost(sender, SPOILT))
+            self._polls.fail(message.tag, PeerLost(sender, SPOILT))
         elif message.kind is Kind.DATA:
             self._boxes.setdefault(channel, Box()).refuse(sender, SPOILT)
-
-    def _fail_pending(self, number: int, error: PeerLost) -> None:
-        pending = self._pending.get(number)
-        if pending is not None and pending[1] == error.peer:
-            del self._pending[number]
-            pending[0].lose(error.peer, error)
 
 
 class _Waits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from shoal.learning.data import Dataset
 from shoal.optim.ttur import PlayersRule
+from shoal.text import cut, shown
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,12 +64,12 @@ class Task:
     def __post_init__(self) -> None:
         if isinstance(self.model, nn.Module) or not callable(self.model):
             raise ValueError(
-                f"model: got {_shown(self.model)}; a function that makes a fresh module, as in "
+                f"model: got {shown(self.model)}; a function that makes a fresh module, as in "
                 "`lambda: nn.Linear(4, 2)`, is allowed"
             )
         if not isinstance(self.dataset, Dataset):
             raise ValueError(
-                f"dataset: got {_shown(self.dataset)}; a shoal.learning.data.Dataset is allowed; `from_torch` and "
+                f"dataset: got {shown(self.dataset)}; a shoal.learning.data.Dataset is allowed; `from_torch` and "
                 "`from_hugging_face` make data of others"
             )
         for name in RESERVED:
@@ -80,11 +82,14 @@ class Task:
             torch.manual_seed(seed)
             return self.model()
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module) -> Any:
         """See that model, data, loss and metrics fit, by the scores of two samples.
 
         Args:
             model: on the data's device.
+
+        Returns:
+            What the model puts out for them.
 
         Raises:
             ValueError: they do not.
@@ -108,6 +113,7 @@ class Task:
             except Exception as error:
                 raise ValueError(f"metrics: {name} does not fit the model's output: {_reason(error)}") from error
             check_score(name, values, len(some))
+        return output
 
 
 def check_score(name: str, values: object, samples: int) -> None:
@@ -123,12 +129,8 @@ def check_score(name: str, values: object, samples: int) -> None:
         )
 
 
-def _shown(value: object) -> str:
-    return " ".join(repr(value).split())[:80]
-
-
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return cut(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
 
 
 def check_players(task: Task, optimizer: object) -> None:

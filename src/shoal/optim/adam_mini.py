@@ -189,7 +189,7 @@ class AdamMini(Optimizer):
         names = group.get("param_names") or [""] * len(group["params"])
         try:
             for name, p in zip(names, group["params"], strict=True):
-                self.links(h, Param(name, tuple(p.shape)))
+                self.links(h, Param(name, tuple(p.shape), p.dtype))
         except ValueError:
             self.param_groups.pop()
             raise

@@ -168,7 +168,7 @@ def _decay(cls: type | None, family: Family, settings: Mapping[str, Any], model:
     """
     if not settings.get("weight_decay"):
         return "none"
-    kind = _kind(cls, settings, [Param(name, tuple(p.shape)) for name, p in model.named_parameters()])
+    kind = _kind(cls, settings, [Param(name, tuple(p.shape), p.dtype) for name, p in model.named_parameters()])
     if family == "sgd":
         return "apart" if kind == "apart" else "with lr"
     if kind in ("coupled", "unknown"):

@@ -16,9 +16,9 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
 from typing import TypeVar
 
+from shoal.optim.core.arguments import finite, plain
 from shoal.text import shown
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ def _rate(name: str, value: float) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return finite(plain(value))
 
 
 def _checked(name: str, value: T, fits: bool, allowed: str) -> T:

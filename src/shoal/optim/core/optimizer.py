@@ -5,12 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import math
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,9 @@ from torch.optim import optimizer as torch_optimizer
 
 from shoal.optim.core import curvature
 from shoal.optim.core.arguments import Argument, check, plain
+from shoal.optim.core.declared import Declared, declared, option
 from shoal.optim.core.given import NOTHING, Given, Supplied, differentiated, graphs, told
+from shoal.optim.core.loss import Loss
 from shoal.optim.core.plan import Chain, Param, Plan
 from shoal.optim.core.rule import Rule
 from shoal.optim.core.scaler import scale_taken_off
@@ -33,25 +33,9 @@ if TYPE_CHECKING:
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = Any
 """A group's arguments by name, as attributes."""
-MISSING: Any = inspect.Parameter.empty
 
 
-def option(*, default: Any = MISSING, kw_only: Literal[True] = True) -> Any:
-    """A keyword-only argument of an optimizer class."""
-    return _Option(default)
-
-
-class _Option:
-    def __init__(self, default: Any) -> None:
-        self.default = default
-
-
-@dataclass_transform(field_specifiers=(option,))
-class _Declared:
-    """Tells type checkers that annotated attributes are arguments of the constructor."""
-
-
-class Optimizer(_Declared, torch.optim.Optimizer):
+class Optimizer(Declared, torch.optim.Optimizer):
     """Base of the optimizers: a subclass names its arguments and its chain.
 
         class Sign(Optimizer):
@@ -85,25 +69,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        found: dict[str, Any] = {}
-        keyword: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            if not issubclass(base, Optimizer):
-                continue
-            for name, kind in inspect.get_annotations(base).items():
-                if name == "params" or "ClassVar" in str(kind):
-                    continue
-                value = base.__dict__.get(name, MISSING)
-                if isinstance(value, _Option):
-                    keyword[name] = value.default
-                else:
-                    found[name] = value
-        cls.arguments = found | keyword
-        named, only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-        parameters = [inspect.Parameter("params", named)]
-        parameters += [inspect.Parameter(name, named, default=value) for name, value in found.items()]
-        parameters += [inspect.Parameter(name, only, default=value) for name, value in keyword.items()]
-        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        cls.arguments, cls.__signature__ = declared(cls, Optimizer)  # type: ignore[attr-defined]
 
     def __init__(self, params: Params, *args: Any, **kwargs: Any) -> None:
         model = isinstance(params, nn.Module) and not isinstance(params, nn.ParameterList)
@@ -121,8 +87,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
         check(type(self), defaults)
         self._chains: dict[int, tuple[Any, dict[Tensor, Plan]]] = {}
         self._kernels: Kernels | None = None
-        self._told: float | None = None
-        self._stepped: list[tuple[weakref.ref[Tensor], int]] = []
+        self._loss = Loss(type(self).__name__)
         self._asks = False
         self._shared: dict[str, Tensor] = {}
         self.ahead: tuple[Transform, ...] = ()  # at the front of every chain, and
@@ -137,7 +102,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
         Args:
             h: settings of its group.
-            param: name (if it was given) and shape.
+            param: name (if it was given), shape and dtype.
         """
         raise NotImplementedError(f"{cls.__name__} has no chain of its own")
 
@@ -204,7 +169,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._chains, self._kernels, self._told, self._stepped, self._shared = {}, None, None, [], {}
+        self._chains, self._kernels, self._loss, self._shared = {}, None, Loss(type(self).__name__), {}
         self._asks = True
         for group in self.param_groups:
             for name, value in self.arguments.items():
@@ -307,12 +272,12 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             graphed = loss
             if any(all(g is not old for old in earlier) for g in graphs(self._parameters())):
                 graphed = None
-        self._told = None if loss is None else _number(loss)
+        self._loss.hear(loss)
         for number, group in enumerate(self.param_groups):
             self._plans(number, group)  # what they ask for may have changed with the settings
         supplied = self._supply(graphed, given) if self._asks or given is not None else NOTHING
-        if self._told is not None and self.needs_loss and not supplied.gradients:
-            self._check_gradients()
+        if loss is not None and self.needs_loss and not supplied.gradients:
+            self._loss.check_gradients(self._parameters())
         plain: list[Item] = []
         compiled: list[Item] = []
         for number, group in enumerate(self.param_groups):
@@ -377,7 +342,7 @@ class Optimizer(_Declared, torch.optim.Optimizer):
             same = id(plan.chain), t
             numbers = scalars.get(same)
             if numbers is None:
-                numbers = scalars[same] = plan.scalars(float(t), lr, self._loss_for(plan, negate))
+                numbers = scalars[same] = plan.scalars(float(t), lr, self._loss.of(plan, negate))
             if plan.shared:
                 self._share(plan, state, p)
             own = {**state, **given[p]} if given and p in given else state
@@ -412,35 +377,6 @@ class Optimizer(_Declared, torch.optim.Optimizer):
 
     def _all_plans(self) -> list[Plan]:
         return [plan for i, group in enumerate(self.param_groups) for plan in self._plans(i, group).values()]
-
-    def _loss_for(self, plan: Plan, negate: bool) -> float | None:
-        if not any(transform.needs_loss for transform in plan.chain):
-            return None
-        if self._told is None:
-            raise RuntimeError(
-                f"{type(self).__name__} needs the loss: step(closure), or step(loss=loss) before the weights change"
-            )
-        if not math.isfinite(self._told):
-            raise ValueError(f"loss: got {self._told}; a finite number is needed")
-        return -self._told if negate else self._told
-
-    def _check_gradients(self) -> None:
-        """See whether there are gradients, and other ones than at the step before, which cannot be of this loss."""
-        gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        if not gradients and not any(p.requires_grad for p in self._parameters()):
-            return
-        known = self._stepped
-        unseen = any(g.is_cuda for g in gradients)  # a replayed CUDA graph leaves no trace of what it wrote
-        if not gradients or (
-            len(known) == len(gradients)
-            and not unseen
-            and all(old() is g and version == g._version for (old, version), g in zip(known, gradients, strict=True))
-        ):
-            which = "the gradients of the step before" if gradients else "no gradients"
-            raise RuntimeError(
-                f"{type(self).__name__} got a loss with {which}; call loss.backward() before step, or in the closure"
-            )
-        self._stepped = [(weakref.ref(g), g._version) for g in gradients]
 
     def _share(self, plan: Plan, state: dict[str, Any], p: Tensor) -> None:
         """Shared slots are one tensor: who lacks a gradient now knows as much as the others."""
@@ -490,13 +426,6 @@ def _watched_by_all() -> bool:
     """Whether there is a hook of all optimizers, or a profiler."""
     hooks = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
     return bool(hooks) or torch._C._autograd._profiler_enabled()
-
-
-def _number(loss: float | Tensor) -> float:
-    """The loss as a number."""
-    if isinstance(loss, Tensor) and loss.numel() != 1:
-        raise ValueError(f"loss: got a tensor of shape {tuple(loss.shape)}; one number is allowed, such as loss.mean()")
-    return float(loss)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ from shoal.aggregation import mean
 from shoal.engine import PeerLost
 from shoal.learning import Learner
 from shoal.protocols.gossip.sampling import Sampler, receive
-from shoal.protocols.gossip.views import View, whole
+from shoal.protocols.gossip.views import View
 from shoal.protocols.needs import Needs, check_steps
-from shoal.tensors.payload import Content, MalformedPayload, Payload
+from shoal.tensors.payload import Content, MalformedPayload, Payload, expect_whole
 
 Stage: TypeAlias = Literal["idle", "train", "trained", "result"]
 """What is to be done with the model of the present round: nothing, train it, send it trained, hand it to all."""
@@ -391,7 +391,7 @@ class _Node:
         """Index, model and view of a `Sent`, which anybody may have sent."""
         if not isinstance(payload, Sent):
             raise MalformedPayload(f"payload: got {type(payload).__name__}; a Sent is needed")
-        index = whole("index", payload.index, self.last)
+        index = expect_whole("index", payload.index, high=self.last)
         if index < 2:
             raise MalformedPayload(f"index: got {index}; 2 to {self.last} are allowed")
         return index, self.me.unpack(payload.model), View.read(payload.view, self.me.peers, self.last)

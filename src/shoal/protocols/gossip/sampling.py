@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shoal.learning import Learner
-from shoal.protocols.gossip.views import COUNTERS, View, hash_order, whole
-from shoal.tensors.payload import MalformedPayload, Payload
+from shoal.protocols.gossip.views import COUNTERS, View, hash_order
+from shoal.tensors.payload import MalformedPayload, Payload, expect_whole
 
 T = TypeVar("T")
 
@@ -175,12 +175,18 @@ class Sampler:
     def _read_here(self, payload: Any) -> Here:
         if not isinstance(payload, Here):
             raise MalformedPayload(f"payload: got {type(payload).__name__}; a Here is needed")
-        return Here(whole("round", payload.round, self.last), whole("counter", payload.counter, COUNTERS))
+        return Here(
+            expect_whole("round", payload.round, high=self.last),
+            expect_whole("counter", payload.counter, high=COUNTERS),
+        )
 
     def _read_known(self, payload: Any) -> Known:
         if not isinstance(payload, Known):
             raise MalformedPayload(f"payload: got {type(payload).__name__}; a Known is needed")
-        round, counter = whole("round", payload.round, self.last), whole("counter", payload.counter, COUNTERS)
+        round, counter = (
+            expect_whole("round", payload.round, high=self.last),
+            expect_whole("counter", payload.counter, high=COUNTERS),
+        )
         return Known(round, counter, payload.over is True)
 
 

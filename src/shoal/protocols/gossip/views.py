@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from shoal.tensors.payload import MalformedPayload
-from shoal.text import shown
 
 COUNTERS = 1_000_000  # more lives than any peer has
 
@@ -108,14 +107,3 @@ def hash_order(peers: int, round: int) -> tuple[int, ...]:
     """All peers, 0 to `peers` - 1, in the order of MD5("<peer>-<round>")."""
     digests = [md5(b"%d-%d" % (peer, round), usedforsecurity=False).digest() for peer in range(peers)]
     return tuple(sorted(range(peers), key=digests.__getitem__))
-
-
-def whole(name: str, value: Any, most: int) -> int:
-    """A whole number from 0 to `most` that anybody may have sent.
-
-    Raises:
-        MalformedPayload: it is something else.
-    """
-    if type(value) is not int or not 0 <= value <= most:
-        raise MalformedPayload(f"{name}: got {shown(value, 40)}; a whole number from 0 to {most} is needed")
-    return value
